@@ -1,0 +1,1 @@
+"""The commands, and what runs the stages: plan, units, executors, shards, manifest, report."""

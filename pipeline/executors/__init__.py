@@ -1,0 +1,50 @@
+"""Where work runs: in this process, in a pool of processes, or on a Ray cluster. One contract, one test suite.
+
+An executor knows nothing of units, retries or bisection: it starts tasks and says how each one ended.
+`pipeline.scheduler` decides what follows from that, the same way for all three.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+State = Literal[
+    "done",  # value holds what the function returned
+    "raised",  # the function raised; message holds the traceback
+    "died",  # the process died while it ran the task
+    "timeout",  # ran past the task's deadline and was killed
+    "oom",  # killed for its memory
+    "lost",  # the node, or storage between nodes, went away: never the task's fault
+]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call. `function` is "module:name", importable on every worker; `payload` must pickle."""
+
+    key: str
+    function: str
+    payload: Any
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    key: str
+    state: State
+    value: Any = None
+    message: str = ""
+
+
+class Executor(Protocol):
+    """Bounded: the scheduler keeps at most `slots` tasks in flight."""
+
+    slots: int
+
+    def submit(self, task: Task) -> None:
+        """Start a task. Keys are unique among the tasks in flight."""
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """The tasks that ended, at least one unless the time ran out. Order is arrival order."""
+
+    def close(self) -> None:
+        """Abandon what is in flight and end every process that this executor started. Idempotent."""

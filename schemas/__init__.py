@@ -1,0 +1,4 @@
+"""Plain data shared by every layer: cameras, candidates, verdicts, recipes and the manifest's tables.
+
+Imports neither torch, ray nor av.
+"""

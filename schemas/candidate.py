@@ -1,0 +1,135 @@
+"""What ingest finds before any pixel is read: files, their identity, and how they form a candidate."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal
+
+from schemas.verdict import Reason
+
+CandidateKind = Literal["multiview", "posed_video", "video"]
+MediaKind = Literal["video", "images", "torch_chunk"]
+
+MAX_KEY = 80  # USTAR holds 100 bytes of name without a folder; members add up to 20 (".view00.mp4", ".cameras.npz")
+
+_PLAIN = re.compile(r"[A-Za-z0-9-]")
+_ESCAPED = re.compile(r"__|_-|_x([0-9a-f]{2})|([A-Za-z0-9-])|(.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """One file below the input's root. Size and mtime are its identity: a change of either recomputes what used it."""
+
+    path: str  # relative to the root, POSIX separators
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRef:
+    """Where a view's frames come from.
+
+    video:       one file, frames in presentation order.
+    images:      one file per frame, in time order; `pts_ns` gives the times.
+    torch_chunk: a RealEstate10K `.torch` chunk; `item` is the scene's position in its list.
+    """
+
+    kind: MediaKind
+    files: tuple[MediaFile, ...]
+    item: int = 0
+    pts_ns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    view_id: str  # the source's own name, e.g. "cam01"
+    media: MediaRef
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing the dataset offers: a multi-camera scene, a posed clip, or a plain clip.
+
+    Made by discovery, which lists and stats but opens no media. `sidecars` names further files the ingest needs
+    to load it (cameras, trajectories). `error` holds what discovery itself found wrong with it.
+    """
+
+    source: str  # the source's name in the recipe
+    candidate_id: str  # unique within the source; the source's own naming, may hold slashes and dots
+    kind: CandidateKind
+    views: tuple[View, ...]
+    sidecars: Mapping[str, MediaFile] = field(default_factory=dict)
+    caption: str | None = None
+    split: str | None = None  # as the dataset publishes it: "train", "test", "val", or None
+    attrs: Mapping[str, str | int | float] = field(default_factory=dict)  # what this ingest's `load` wants to remember
+    error: tuple[Reason, str] | None = None
+
+    @property
+    def key(self) -> str:
+        """The sample key of the candidate itself; children append to it."""
+        return sample_key(self.source, self.candidate_id)
+
+    def files(self) -> tuple[MediaFile, ...]:
+        """Every file that the candidate's result depends on, media first, each once."""
+        found = [file for view in self.views for file in view.media.files] + list(self.sidecars.values())
+        return tuple(dict.fromkeys(found))
+
+    def identity(self) -> str:
+        """Hex digest of everything discovery knows. Same identity, same recipe, same code: same result."""
+        return sha256(repr(_canonical(self)).encode()).hexdigest()
+
+
+def _canonical(candidate: Candidate) -> tuple[object, ...]:
+    return (
+        candidate.source,
+        candidate.candidate_id,
+        candidate.kind,
+        [
+            (view.view_id, view.media.kind, view.media.item, view.media.pts_ns, [_file(file) for file in view.media.files])
+            for view in candidate.views
+        ],
+        sorted((name, _file(file)) for name, file in candidate.sidecars.items()),
+        candidate.caption,
+        candidate.split,
+        sorted(candidate.attrs.items()),
+        candidate.error and (str(candidate.error[0]), candidate.error[1]),
+    )
+
+
+def _file(file: MediaFile) -> tuple[str, int, int]:
+    return (file.path, file.size, file.mtime_ns)
+
+
+def sample_key(*names: str) -> str:
+    """Join names into a sample key of `[A-Za-z0-9_-]+`, at most MAX_KEY long.
+
+    "/" joins the names. Letters, digits and "-" stay; "_" becomes "__", "/" becomes "_-", any other byte "_x" and two
+    hex digits, so `parse_key` gives the names back. A key that would be too long for a tar header keeps its head and
+    ends in "_h" and 16 hex digits of its hash; the manifest's `candidate_id` holds the full name then.
+    """
+    if not names or not all(names):
+        raise ValueError(f"a sample key needs non-empty names, got {names!r}")
+    name = "/".join(names)
+    key = "".join(
+        char if _PLAIN.fullmatch(char) else {"_": "__", "/": "_-"}.get(char) or "".join(f"_x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+        for char in name
+    )
+    if len(key) <= MAX_KEY:
+        return key
+    digest = sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    head = key[: MAX_KEY - 18].rstrip("_")
+    return f"{head}_h{digest}"
+
+
+def parse_key(key: str) -> str:
+    """The name that `sample_key` escaped. Raises ValueError for a shortened or foreign key."""
+    out = bytearray()
+    for match in _ESCAPED.finditer(key):
+        if match.group(3) is not None:
+            raise ValueError(f"{key!r} is no reversible sample key: {match.group(3)!r} at {match.start()} is not an escape")
+        if match.group(1) is not None:
+            out.append(int(match.group(1), 16))
+        else:
+            out += {"__": b"_", "_-": b"/"}.get(match.group(0), match.group(0).encode())
+    return out.decode("utf-8", "surrogateescape")

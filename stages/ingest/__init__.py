@@ -1,0 +1,16 @@
+"""One file per dataset. Each reads the dataset's real layout and converts to the one camera convention.
+
+`ingests()` maps a layout's name to its class; importing this package reads no dataset and loads no model.
+"""
+
+from stages.ingest.base import Ingest
+
+
+def ingests() -> dict[str, type[Ingest]]:
+    """Every built layout by name."""
+    from stages.ingest.clips import Clips
+    from stages.ingest.realestate10k import RealEstate10K
+    from stages.ingest.rig import Rig
+    from stages.ingest.syncamvideo import SynCamVideo
+
+    return {each.format: each for each in (SynCamVideo, RealEstate10K, Rig, Clips)}

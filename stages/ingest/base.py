@@ -1,0 +1,38 @@
+"""What an ingest is: discovery lists and stats, loading reads headers and cameras. Neither decodes pixels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from schemas.candidate import Candidate
+from schemas.frames import Scene
+from stages.media import Media
+
+
+class Ingest(ABC):
+    """One dataset's layout.
+
+    discover() runs once on the driver and must stay cheap: list folders, stat files, read small index files. It yields
+    candidates in a fixed order (sorted by the source's own naming, numbers as numbers) and never raises for one bad
+    candidate: it yields it with `error` set. It raises FileNotFoundError or ValueError only if the folder as a whole is
+    not this layout, saying what was looked for.
+
+    load() runs on a worker, may call the media sandbox for frame indices, and raises CandidateError for anything wrong
+    with the one candidate.
+    """
+
+    format: ClassVar[str]  # in recipes
+    provides: ClassVar[frozenset[str]]  # of: "video", "cameras", "synchronized"
+    Options: ClassVar[type]  # frozen dataclass, built strictly from the recipe's `options`
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def discover(self, root: Path) -> Iterator[Candidate]:
+        """Every candidate below root, `Candidate.source` left as this format's name (the plan puts the recipe's)."""
+
+    @abstractmethod
+    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+        """Headers, frame indices and cameras of one candidate."""

@@ -1,0 +1,160 @@
+"""What a stage is. Two kinds: a Sampler turns a scene into children, a Scorer attaches numbers to an item.
+
+Stages are pure: same item, same settings, same result. They never write files, and they report trouble with one item
+by raising CandidateError. Decisions are not theirs: a Scorer computes, and `decide` compares with the limits that its
+Config declares, so that a changed limit recomputes nothing.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from hashlib import sha256
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.frames import Scene
+from schemas.scores import SCORES
+from schemas.typed import to_plain
+from schemas.verdict import Reason
+from stages.media import Media
+
+ItemKind = Literal["multiview", "posed_video", "video", "view_group", "window"]
+
+
+class Tier(IntEnum):
+    """Cost tiers. All stages of a tier run; a failure in one tier stops the later ones."""
+
+    HEADER = 0
+    PIXELS = 1
+    MODELS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Child:
+    """What a Sampler proposes. With `reasons` it is refused, and becomes a row all the same."""
+
+    suffix: str  # unique within the parent, appended to its key: "g0003", "w0012"
+    kind: ItemKind
+    views: tuple[int, ...]  # positions in scene.views, one per output view (the same view may come several times)
+    frames: tuple[NDArray[np.int64], ...]  # per output view: frame positions in that view's index
+    cameras: tuple[NDArray[np.int64], ...] | None  # per output view: entries of its camera track; None without cameras
+    view_names: tuple[str, ...]  # the names of the output views
+    scores: Mapping[str, float] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)  # columns of the manifest: pairs, angle_bins, split, notes
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """What a Scorer looks at: a whole scene (child is None) or one child of it."""
+
+    sample_id: str
+    kind: ItemKind
+    scene: Scene
+    child: Child | None = None
+
+    def selection(self) -> list[tuple[int, NDArray[np.int64]]]:
+        """(view position, frame positions) of every output view; a whole scene has all frames of all views."""
+        if self.child is not None:
+            return list(zip(self.child.views, self.child.frames, strict=True))
+        return [(i, np.arange(len(view.index))) for i, view in enumerate(self.scene.views)]
+
+    def identity(self) -> str:
+        """Hex digest of the input files and of the frames chosen from them."""
+        digest = sha256(self.scene.candidate.identity().encode())
+        if self.child is not None:
+            for view, frames in self.selection():
+                digest.update(f"{view}:{len(frames)}:".encode() + np.ascontiguousarray(frames, "<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a Scorer found. JSON-ready: stored under the step key and reused as long as the key stands."""
+
+    scores: Mapping[str, float | None] = field(default_factory=dict)  # names of schemas.scores
+    fields: Mapping[str, Any] = field(default_factory=dict)  # columns of the manifest: pairs, angle_bins, notes
+
+
+def limit(score: str, op: Literal[">=", "<="], reason: Reason, default: float | None = None) -> Any:
+    """A Config field that is a limit: keep only where `score op value`. None switches it off.
+
+    Limits are not part of the step key: they decide, they do not compute.
+    """
+    if score not in SCORES:
+        raise ValueError(f"{score!r} is not in schemas.scores.SCORES")
+    return dataclasses.field(default=default, metadata={"limit": (score, op, reason)})
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit as set by a recipe; the report draws it, what-if changes it."""
+
+    key: str  # the Config field
+    score: str
+    op: Literal[">=", "<="]
+    value: float
+    reason: Reason
+
+    def violated(self, score: float | None) -> bool:
+        """Whether the score lies outside. NaN does; None (not computed) does not: there is nothing to judge."""
+        if score is None:
+            return False
+        return not (score >= self.value if self.op == ">=" else score <= self.value)
+
+
+class Stage(ABC):
+    """Common face of Samplers and Scorers."""
+
+    name: ClassVar[str]  # in recipes
+    version: ClassVar[int]  # raise it when results change: it is part of the step key
+    tier: ClassVar[Tier]
+    needs: ClassVar[frozenset[str]]  # of: "video", "cameras", "synchronized", "view_group", "window"
+    provides: ClassVar[frozenset[str]] = frozenset()
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def limits(self) -> list[Limit]:
+        """The limits that the recipe switched on, in the order of the Config."""
+        found = []
+        for each in dataclasses.fields(self.config):
+            declared, value = each.metadata.get("limit"), getattr(self.config, each.name)
+            if declared is not None and value is not None:
+                found.append(Limit(each.name, declared[0], declared[1], float(value), declared[2]))
+        return found
+
+    def compute_settings(self) -> dict[str, Any]:
+        """The settings that results depend on: the Config without its limits. Part of the step key."""
+        return {
+            each.name: to_plain(getattr(self.config, each.name))
+            for each in dataclasses.fields(self.config)
+            if "limit" not in each.metadata
+        }
+
+    def decide(self, scores: Mapping[str, float | None]) -> list[Reason]:
+        """Every limit that the scores violate, in the order of the Config."""
+        return list(dict.fromkeys(each.reason for each in self.limits() if each.violated(scores.get(each.score))))
+
+
+class Sampler(Stage):
+    """Turns a scene into children. Cheap (headers and cameras only), so it runs anew each time."""
+
+    tier = Tier.HEADER
+
+    @abstractmethod
+    def sample(self, scene: Scene, seed: int) -> list[Child]:
+        """Children in a fixed order. The seed is the recipe's mixed with the candidate's identity."""
+
+
+class Scorer(Stage):
+    """Attaches numbers to an item."""
+
+    @abstractmethod
+    def score(self, item: Item, media: Media) -> Findings:
+        """Compute; do not decide. Raises CandidateError where the item cannot be examined."""
