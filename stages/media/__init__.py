@@ -1,0 +1,128 @@
+"""Everything that touches media bytes: verified frame indices, exact reads, encoding; all of it in a process that may die.
+
+`Media` is the only public name that other layers need. It holds no decoder: every call goes to one child process under
+wall-clock and memory limits (`stages.media.sandbox`), so a file that crashes, hangs or eats memory costs one candidate.
+Importing this package imports neither av nor cv2 nor torch.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.candidate import MediaRef
+from schemas.frames import FrameIndex
+from schemas.recipe import Encode, MediaLimits
+from stages.media.paths import resolve
+from stages.media.sandbox import Sandbox, SandboxError
+
+__all__ = ["Media", "SandboxError"]
+
+
+class Media:
+    """Reads and encodes the media below one input folder. One per worker process; usable as a context manager.
+
+    The decoding child starts with the first call and is replaced whenever it died. Errors about the media are
+    CandidateError with one of E_OPEN, E_NO_VIDEO, E_TRUNCATED, E_TOO_BIG, E_PTS (the file's fault, permanent),
+    E_CRASH (it killed the decoder), E_TIMEOUT, E_OOM, E_IO (provisional) or E_UNSAFE_PATH (refused unopened: the path is
+    absolute, leaves the root through ".." or a link, or is no plain file). An exception of a function that runs in the
+    child and is none of these arrives as SandboxError with the child's traceback: a bug of ours.
+    """
+
+    def __init__(self, root: Path, limits: MediaLimits) -> None:
+        self.root = Path(root)
+        self.limits = limits
+        self._sandbox = Sandbox(limits)
+
+    def path(self, relative: str) -> Path:
+        """The absolute path of a plain file below the root. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN)."""
+        return resolve(self.root, relative)
+
+    def index(self, ref: MediaRef) -> FrameIndex:
+        """The verified frame index of `ref`. Header caps are checked before anything is decoded."""
+        return FrameIndex(**self._call("stages.media.requests:index", ref))
+
+    def frames(self, ref: MediaRef, index: FrameIndex, wanted: Sequence[int] | NDArray[np.int64], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """[n,H,W,3] uint8 RGB frames in the order asked; an index may come several times.
+
+        wanted: positions in `index`, 0 <= position < len(index), else IndexError. size: (width, height) as shown, scaled in
+        the same pass as the colour conversion; None keeps the source's. Display rotation is applied.
+        """
+        frames: NDArray[np.uint8] = self._call("stages.media.requests:frames", ref, index, _positions(wanted, len(index)), size)
+        return frames
+
+    def map_frames(
+        self,
+        ref: MediaRef,
+        index: FrameIndex,
+        wanted: Sequence[int] | NDArray[np.int64] | None,
+        function: str,
+        *,
+        size: tuple[int, int] | None = None,
+        gray: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Run `function` ("module:callable", importable in the child) over an iterator of frames, inside the sandbox.
+
+        It is called as function(frames, **settings); frames are [H,W,3] RGB, or [H,W] full-range luma (0..255) if `gray`,
+        uint8, its own to keep or change. wanted: None for every frame, else positions in ascending order (repeats allowed,
+        descending is ValueError). Returns what the function returns: None, numbers, str, bytes, Fraction, numpy arrays, and
+        lists, tuples and dicts of these.
+        """
+        chosen = None if wanted is None else _positions(wanted, len(index), ascending=True)
+        return self._call("stages.media.requests:map_frames", ref, index, chosen, function, size, gray, settings)
+
+    def encode(
+        self, ref: MediaRef, index: FrameIndex, wanted: Sequence[int] | NDArray[np.int64] | None, encode: Encode, rate: Fraction | None = None
+    ) -> bytes:
+        """The chosen frames (None: all; else strictly ascending) as a deterministic mp4.
+
+        Frames keep their own times relative to the first, which is at 0; with `rate` frame i is at i / rate instead.
+        The picture has the size that `encoded_size(index, encode)` of stages.media.writer gives.
+        """
+        chosen = None if wanted is None else _positions(wanted, len(index), ascending=True)
+        if chosen is not None and (len(chosen) == 0 or (np.diff(chosen) <= 0).any()):
+            raise ValueError("encode takes at least one frame, each once, in ascending order")
+        data: bytes = self._call("stages.media.requests:encode", ref, index, chosen, encode, rate)
+        return data
+
+    def image(self, ref: MediaRef, index: FrameIndex, frame: int, format: Literal["jpg", "png"] = "jpg", quality: int = 95) -> bytes:
+        """One frame as an encoded picture: the source's own bytes where it already is a picture of that format.
+
+        quality: JPEG's, 1..100; PNG is lossless and ignores it.
+        """
+        [position] = _positions([frame], len(index))
+        data: bytes = self._call("stages.media.requests:image", ref, index, int(position), format, quality)
+        return data
+
+    def run(self, function: str, *args: Any) -> Any:
+        """function(*args) in the sandbox, under the same limits; see `map_frames` for what it may return."""
+        return self._sandbox.call(function, *args)
+
+    def close(self) -> None:
+        """End the child. Idempotent; a later call would start a new one."""
+        self._sandbox.close()
+
+    def __enter__(self) -> "Media":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _call(self, function: str, ref: MediaRef, *args: Any) -> Any:
+        paths = [str(self.path(file.path)) for file in ref.files]
+        return self._sandbox.call(function, ref, paths, self.limits, *args)
+
+
+def _positions(wanted: Sequence[int] | NDArray[np.int64], length: int, ascending: bool = False) -> NDArray[np.int64]:
+    positions = np.asarray(wanted, np.int64).reshape(-1)
+    outside = positions[(positions < 0) | (positions >= length)]
+    if len(outside):
+        raise IndexError(f"frame {int(outside[0])} was asked for; this view has {length}, numbered from 0")
+    if ascending and (np.diff(positions) < 0).any():
+        raise ValueError("frames must be asked for in ascending order here")
+    return positions
