@@ -53,7 +53,7 @@ SAMPLES = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("n_frames", pa.int32()),
         pa.field("fps", pa.float64()),
-        pa.field("angle_bins", pa.list_(pa.string())),  # "0-60", "30-90", "60-120": all the group's largest angle lies in
+        pa.field("angle_bins", pa.list_(pa.string())),  # "0-60", "30-90", "60-120": all that hold one of its angles (a group: its largest; multi-view: any pair's)
         pa.field("pairs", pa.list_(PAIR)),
         pa.field("scores", pa.struct([(name, pa.float64()) for name in SCORES]), nullable=False),
         pa.field("notes", pa.map_(pa.string(), pa.string())),  # decisions worth auditing, e.g. the crop-or-scale rule
@@ -95,7 +95,6 @@ UNITS = pa.schema(
         pa.field("unit_key", pa.string(), nullable=False),
         pa.field("n_candidates", pa.int32(), nullable=False),
         pa.field("n_rows", pa.int32(), nullable=False),
-        pa.field("attempts", pa.int32(), nullable=False),
         pa.field("host", pa.string(), nullable=False),
         pa.field("started_ns", pa.int64(), nullable=False),
         pa.field("ended_ns", pa.int64(), nullable=False),

@@ -2,24 +2,32 @@
 
 An executor knows nothing of units, retries or bisection: it starts tasks and says how each one ended.
 `pipeline.scheduler` decides what follows from that, the same way for all three.
+
+Functions are named, not pickled, so a worker never needs the driver's `__main__`; they run on a worker's main thread,
+and a worker keeps its modules (and what they cache) from task to task.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+EXECUTORS = ("inline", "process", "ray")
+
 State = Literal[
     "done",  # value holds what the function returned
-    "raised",  # the function raised; message holds the traceback
+    "raised",  # the function raised, or its result cannot be sent back; message holds the traceback
     "died",  # the process died while it ran the task
     "timeout",  # ran past the task's deadline and was killed
-    "oom",  # killed for its memory
-    "lost",  # the node, or storage between nodes, went away: never the task's fault
+    "oom",  # out of memory: MemoryError, or killed for its memory where that can be known
+    "lost",  # the node went away or storage failed (an OSError that is about storage): never the task's fault
 ]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One call. `function` is "module:name", importable on every worker; `payload` must pickle."""
+    """One call. `function` is "module:name", importable on every worker; `payload` must pickle.
+
+    `timeout_s` counts from the moment at which a worker starts the task; waiting for a worker is free.
+    """
 
     key: str
     function: str
@@ -36,9 +44,15 @@ class Outcome:
 
 
 class Executor(Protocol):
-    """Bounded: the scheduler keeps at most `slots` tasks in flight."""
+    """Bounded: the scheduler keeps at most `slots` tasks in flight.
 
-    slots: int
+    `inline` runs tasks in the calling process: it has no deadline to enforce, and a task that kills its process kills
+    the driver. The other two contain both.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many tasks can be in flight; may grow and shrink with a cluster."""
 
     def submit(self, task: Task) -> None:
         """Start a task. Keys are unique among the tasks in flight."""
@@ -48,3 +62,26 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Abandon what is in flight and end every process that this executor started. Idempotent."""
+
+
+def make_executor(name: str, workers: int | None = None) -> Executor:
+    """The executor of that name with `workers` tasks at a time.
+
+    None means one for `inline`, every core this process may use for `process`, and every CPU of the cluster for `ray`.
+    Raises ValueError for an unknown name or a number of workers below one.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; allowed: 1 or more, or none given to use every core")
+    if name == "inline":
+        from pipeline.executors.inline import InlineExecutor
+
+        return InlineExecutor()
+    if name == "process":
+        from pipeline.executors.process import ProcessExecutor
+
+        return ProcessExecutor(workers)
+    if name == "ray":
+        from pipeline.executors.ray import RayExecutor
+
+        return RayExecutor(workers)
+    raise ValueError(f"unknown executor {name!r}; allowed: {', '.join(EXECUTORS)}")

@@ -1,0 +1,133 @@
+"""Look at, check and question what pipeline.curate wrote.
+
+  python -m pipeline.audit summary DIR              counts by source, status and reason
+  python -m pipeline.audit verify DIR               read every byte again and compare it with the manifest
+  python -m pipeline.audit report DIR               rebuild DIR/report/index.html
+  python -m pipeline.audit show DIR SAMPLE_ID       everything known of one candidate
+  python -m pipeline.audit sql DIR "SELECT ..."     SQL over the tables samples, shards and units
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.auditing.folder import OutputError, OutputFolder
+
+EXIT_OK, EXIT_WRONG, EXIT_USAGE = 0, 1, 2
+
+EPILOG = """examples:
+  python -m pipeline.audit summary out --json | jq '.sources.clips.reasons'
+  python -m pipeline.audit verify out && echo intact
+  python -m pipeline.audit report out --output /tmp/look.html
+  python -m pipeline.audit show out clips_-dog
+  python -m pipeline.audit sql out "SELECT source, status, count(*) FROM samples GROUP BY ALL ORDER BY ALL"
+  python -m pipeline.audit sql out "SELECT sample_id, scores.sharpness FROM samples
+                                    WHERE list_contains(reasons, 'blurred') ORDER BY 2 DESC LIMIT 20"
+  python -m pipeline.audit sql out "DESCRIBE samples"
+
+exit codes: 0 fine, 1 something is wrong (verify, show: unknown id), 2 usage, or the folder is no output folder"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(OutputFolder(options.dir), options))
+    except OutputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m pipeline.audit", description=__doc__, epilog=EPILOG, formatter_class=shape)
+    verbs = parser.add_subparsers(required=True, metavar="{summary,verify,report,show,sql}")
+
+    def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text, formatter_class=shape)
+        verb.add_argument("dir", metavar="DIR", type=Path, help="the --output folder of a pipeline.curate run")
+        verb.set_defaults(run=run)
+        return verb
+
+    summary = add("summary", _summary, "Counts by source, status and reason; text; the error budget; shards.")
+    summary.add_argument("--json", action="store_true", help="the same numbers as JSON")
+    verify = add("verify", _verify, "Recompute the sha256 of every shard and member and check the tables against each other.")
+    verify.add_argument("--quiet", action="store_true", help="no progress bar")
+    report = add("report", _report, "Rebuild the HTML report from the folder.")
+    report.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: DIR/report/index.html)")
+    show = add("show", _show, "Everything known of one candidate: verdict, scores beside limits, frames, members, family.")
+    show.add_argument("sample_id", metavar="SAMPLE_ID", help="a sample_id, or a candidate_id that only one source has")
+    sql = add("sql", _sql, "One SELECT over the tables samples, shards and units. Read-only; reaches no other file.")
+    sql.add_argument("query", metavar="QUERY", help='e.g. "SELECT status, count(*) FROM samples GROUP BY 1"')
+    sql.add_argument("--csv", action="store_true", help="comma-separated values instead of a table")
+    return parser
+
+
+def _summary(output: OutputFolder, options: argparse.Namespace) -> int:
+    from pipeline.auditing.summary import format_summary, summarize
+
+    summary = summarize(output)
+    print(json.dumps(summary, indent=2) if options.json else format_summary(summary))
+    return EXIT_OK
+
+
+def _verify(output: OutputFolder, options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from pipeline.auditing.verify import total_bytes, verify
+
+    total = total_bytes(output)
+    # disable=None shows the bar on a terminal only.
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=True if options.quiet else None) as bar:
+        problems = verify(output, lambda count: bar.update(count) and None)
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(f"{len(problems)} problem(s) found in {output.path}")
+        return EXIT_WRONG
+    shards, samples = (output.dataset(table).count_rows() for table in ("shards", "samples"))
+    print(f"intact: {shards} shards ({total} bytes) and {samples} rows agree")
+    return EXIT_OK
+
+
+def _report(output: OutputFolder, options: argparse.Namespace) -> int:
+    from pipeline.report import write_report
+
+    print(write_report(output.path, options.output))
+    return EXIT_OK
+
+
+def _show(output: OutputFolder, options: argparse.Namespace) -> int:
+    from pipeline.auditing.show import UnknownSample, show
+
+    try:
+        print(show(output, options.sample_id))
+    except UnknownSample as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG
+    return EXIT_OK
+
+
+def _sql(output: OutputFolder, options: argparse.Namespace) -> int:
+    from pipeline.auditing.layout import text_table
+    from pipeline.auditing.sql import QueryError, query
+
+    try:
+        header, rows = query(output, options.query)
+    except QueryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if options.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    else:
+        print(text_table(header, rows))
+        print(f"({len(rows)} row{'s' if len(rows) != 1 else ''})")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

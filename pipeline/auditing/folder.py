@@ -1,0 +1,87 @@
+"""Reading an output folder: its manifest tables and run.json."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from schemas.manifest import SAMPLES, SHARDS, UNITS
+from stages.stage import Limit
+from schemas.verdict import Reason
+
+TableName = Literal["samples", "shards", "units"]
+
+TABLES: dict[str, pa.Schema] = {"samples": SAMPLES, "shards": SHARDS, "units": UNITS}
+
+
+class OutputError(Exception):
+    """The folder is no output of `pipeline.curate`, or cannot be read as one. The message says what was looked for."""
+
+
+class OutputFolder:
+    """One output folder of `pipeline.curate`. Tables are opened on demand and may be read column by column."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise OutputError(f"{path}: no such folder; give the --output folder of a pipeline.curate run")
+        if not (path / "manifest").is_dir() and not (path / "run.json").is_file():
+            raise OutputError(f"{path}: holds neither manifest/ nor run.json; give the --output folder of a pipeline.curate run")
+        self.path = path
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """run.json, or an empty mapping where the run ended before it was written. Raises OutputError when unreadable."""
+        path = self.path / "run.json"
+        if not path.exists():
+            return {}
+        try:
+            document = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path}: cannot be read as JSON ({error}); run pipeline.curate again to write it anew") from None
+        if not isinstance(document, dict):
+            raise OutputError(f"{path}: expected a mapping, got {type(document).__name__}")
+        return document
+
+    def parts(self, table: TableName) -> list[Path]:
+        """The table's Parquet files in name order, which is plan order."""
+        folder = self.path / "manifest" / table
+        return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+
+    def dataset(self, table: TableName) -> ds.Dataset:
+        """The table as an Arrow dataset, empty where no part was written yet. Raises OutputError for an unreadable part."""
+        schema, parts = TABLES[table], self.parts(table)
+        if not parts:
+            return ds.dataset(schema.empty_table())
+        try:
+            return ds.dataset([str(part) for part in parts], schema=schema, format="parquet")
+        except (OSError, pa.ArrowInvalid) as error:
+            raise OutputError(f"{self.path / 'manifest' / table}: cannot be read as Parquet ({error})") from None
+
+    def table(self, table: TableName, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
+        """The chosen columns of the rows that pass `where`. Raises OutputError for an unreadable part."""
+        try:
+            return self.dataset(table).to_table(columns=None if columns is None else list(columns), filter=where)
+        except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise OutputError(f"{self.path / 'manifest' / table}: cannot be read ({error})") from None
+
+    def limits(self, source: str) -> list[Limit]:
+        """The limits the run applied to this source, in the recipe's order."""
+        listed = self.run.get("limits", {}).get(source, [])
+        return [limit_of(each) for each in listed]
+
+    def sources(self) -> list[str]:
+        """Every source's name: the recipe's order first, then any other that the table holds."""
+        recipe = self.run.get("recipe", {})
+        named = list(recipe.get("sources", {})) if isinstance(recipe, Mapping) else []
+        found = sorted(set(self.table("samples", ["source"]).column("source").unique().to_pylist()))
+        inputs = self.run.get("inputs", {})
+        return [name for name in named if name in found or name in inputs] + [name for name in found if name not in named]
+
+
+def limit_of(entry: Mapping[str, Any]) -> Limit:
+    """A limit as run.json stores it."""
+    return Limit(str(entry["key"]), str(entry["score"]), entry["op"], float(entry["value"]), Reason(entry["reason"]))

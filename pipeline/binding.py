@@ -1,0 +1,173 @@
+"""A recipe bound to what is installed: every name found, every setting typed, every need provided for.
+
+Refuses before anything runs: an unknown name points to its nearest neighbour, an impossible value says what is
+allowed, and a stage whose inputs nothing provides is named with what is missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.store import stable_hash
+from schemas.recipe import Encode, MediaLimits, Recipe, SourceSpec, parse_recipe
+from schemas.scores import SCORES
+from schemas.typed import RecipeError, build, nearest, to_plain
+from stages.ingest import Ingest, ingests
+from stages.registry import stages
+from stages.stage import Limit, Sampler, Scorer, Stage
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One source of a recipe, ready to run. Picklable: workers get it whole."""
+
+    name: str
+    spec: SourceSpec
+    media: MediaLimits
+    seed: int
+    keep_rejected: str
+
+    @cached_property
+    def ingest(self) -> Ingest:
+        where = f"recipe.sources.{self.name}"
+        found = ingests().get(self.spec.ingest)
+        if found is None:
+            raise RecipeError(f"{where}.ingest: unknown layout {self.spec.ingest!r}{nearest(self.spec.ingest, ingests())}")
+        return found(build(found.Options, self.spec.options, f"{where}.options"))
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        where, known, made = f"recipe.sources.{self.name}.stages", stages(), []
+        for i, spec in enumerate(self.spec.stages):
+            if spec.name not in known:
+                raise RecipeError(f"{where}[{i}]: unknown stage {spec.name!r}{nearest(spec.name, known)}")
+            made.append(known[spec.name](build(known[spec.name].Config, spec.settings, f"{where}[{i}].{spec.name}")))
+        return tuple(made)
+
+    @property
+    def sampler(self) -> Sampler | None:
+        return next((stage for stage in self.stages if isinstance(stage, Sampler)), None)
+
+    def limits(self) -> list[tuple[str, Limit]]:
+        return [(stage.name, limit) for stage in self.stages for limit in stage.limits()]
+
+    def key_parts(self) -> dict[str, Any]:
+        """Everything about this source that its units' results depend on, apart from the candidates themselves."""
+        return {
+            "ingest": self.spec.ingest,
+            "options": to_plain(self.spec.options),
+            "license": self.spec.license,
+            "splits": to_plain(self.spec.splits),
+            "payload": to_plain(self.spec.payload),
+            "exhaustive": self.spec.exhaustive,
+            "keep_rejected": self.keep_rejected,
+            "seed": self.seed,
+            "media": to_plain(self.media),
+            "stages": [
+                {
+                    "name": stage.name,
+                    "version": stage.version,
+                    "settings": stage.compute_settings(),
+                    "limits": {limit.key: limit.value for limit in stage.limits()},
+                }
+                for stage in self.stages
+            ],
+        }
+
+    def compute_hash(self) -> str:
+        """Of everything but decisions: what a candidate that killed its worker is remembered under."""
+        parts = self.key_parts()
+        return stable_hash({**parts, "stages": [{**each, "limits": None} for each in parts["stages"]]})
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("pipeline"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A shipped recipe by name, or any by path. Raises RecipeError."""
+    shipped = shipped_recipes()
+    path = shipped.get(name_or_path) or Path(name_or_path)
+    if not path.is_file():
+        raise RecipeError(f"no recipe {name_or_path!r}: neither a file nor one of the shipped recipes{nearest(name_or_path, shipped)}")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from None
+    return parse_recipe(document)
+
+
+def bind(recipe: Recipe, seed: int | None = None) -> dict[str, Source]:
+    """Every source of the recipe, checked. `seed` overrides the recipe's."""
+    bound = {
+        name: Source(name, spec, recipe.media, recipe.seed if seed is None else seed, recipe.keep_rejected)
+        for name, spec in recipe.sources.items()
+    }
+    for source in bound.values():
+        _check(source)
+    return bound
+
+
+def _check(source: Source) -> None:
+    where = f"recipe.sources.{source.name}"
+    available = set(source.ingest.provides)
+    previous: Stage | None = None
+    for i, stage in enumerate(source.stages):
+        missing = stage.needs - available
+        if missing:
+            raise RecipeError(
+                f"{where}.stages[{i}]: {stage.name!r} needs {_names(missing)}, which nothing before it provides; "
+                f"available here: {_names(available)}{_who_provides(missing)}"
+            )
+        if previous is not None and stage.tier < previous.tier:
+            raise RecipeError(
+                f"{where}.stages[{i}]: {stage.name!r} ({stage.tier.name.lower()} tier) stands after {previous.name!r} "
+                f"({previous.tier.name.lower()} tier); order stages from cheap to dear"
+            )
+        if isinstance(stage, Sampler) and any(isinstance(each, Sampler) for each in source.stages[:i]):
+            raise RecipeError(f"{where}.stages[{i}]: a source takes one sampler, {stage.name!r} is the second")
+        if not isinstance(stage, Sampler | Scorer):
+            raise TypeError(f"{type(stage).__name__} must be a Sampler or a Scorer")
+        available |= stage.provides
+        previous = stage
+    if "window" in available and not isinstance(source.spec.payload.video, Encode):
+        raise RecipeError(
+            f"{where}.payload.video: windows start at any frame, so they cannot be copied; give encoder settings, e.g. "
+            "'payload: {video: {codec: h264, crf: 14}}'"
+        )
+    _check_ranking(source, where)
+
+
+def _check_ranking(source: Source, where: str) -> None:
+    target, by = source.spec.target_count, source.spec.best_by
+    if (target is None) != (by is None):
+        raise RecipeError(f"{where}: target_count and best_by go together, got target_count={target!r}, best_by={by!r}")
+    if by is not None and by.removeprefix("-") not in SCORES:
+        raise RecipeError(f"{where}.best_by: unknown score {by!r}{nearest(by.removeprefix('-'), SCORES)}")
+
+
+def _who_provides(missing: "set[str] | frozenset[str]") -> str:
+    providers = [name for name, stage in stages().items() if stage.provides & missing]
+    return f"; put {' or '.join(map(repr, providers))} before it" if providers else ""
+
+
+def _names(names: "set[str] | frozenset[str]") -> str:
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def resolved(recipe: Recipe, names: Mapping[str, Source]) -> dict[str, Any]:
+    """The recipe as it ran: defaults filled in, only the sources that took part."""
+    plain = to_plain(recipe)
+    plain["sources"] = {name: to_plain(source.spec) for name, source in names.items()}
+    for name, source in names.items():
+        plain["sources"][name]["stages"] = [{stage.name: to_plain(stage.config)} for stage in source.stages]
+        plain["sources"][name]["options"] = to_plain(source.ingest.options)
+        plain["seed"] = source.seed
+    return plain

@@ -1,0 +1,187 @@
+"""python -m pipeline.curate: raw footage in, audited shards out."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.binding import bind, load_recipe, shipped_recipes
+from pipeline.executors.factory import make_executor
+from pipeline.explain import describe_plan, explain
+from pipeline.plan import PlanError, read_captions
+from pipeline.progress import Progress
+from pipeline.run import Result, Settings, execute, prepare
+from schemas.typed import RecipeError, nearest
+
+DONE, FAILED, USAGE, OVER_BUDGET = 0, 1, 2, 3
+
+_EPILOG = """\
+examples:
+  python -m pipeline.curate smoke --input clips=footage/ --output out/
+  python -m pipeline.curate syncammaster --input syncamvideo=SynCamVideo-Dataset --input realestate10k=re10k \\
+      --output out/ --executor ray
+  python -m pipeline.curate my_recipe.yaml --input rig=session1/ --output out/ --dry-run
+
+Run the same command again to resume after a kill, to take in new footage, or to apply a changed recipe: what is done
+stays done, and a changed limit decides anew without decoding anything. Then: python -m pipeline.audit summary out/
+
+exit status: 0 done, 1 failed or interrupted (run again to resume), 2 usage, 3 more errors than the error budget allows
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        settings = _settings(options)
+        progress = Progress(quiet=options.quiet)
+        prepared = prepare(settings, progress)
+        if options.explain:
+            print("\n".join(explain(prepared.units)))
+        if options.dry_run:
+            print("\n".join(describe_plan(settings, prepared)))
+            return DONE
+        settings.output.mkdir(parents=True, exist_ok=True)
+    except (RecipeError, PlanError, OSError, ValueError) as error:
+        print(f"curate: {error}", file=sys.stderr)
+        return USAGE
+    if prepared.gone:
+        progress.note(f"{prepared.gone} candidates of the plan are no longer in the input; they leave the manifest")
+    if prepared.unused_captions:
+        progress.note(f"{prepared.unused_captions} captions name no sample of this run")
+    executor = make_executor(options.executor, options.workers)
+    try:
+        result = execute(settings, prepared, executor, _stop_on_signals(), progress)
+    finally:
+        executor.close()
+    if result.state == "done":
+        _write_report(settings.output, progress)
+    return _close(settings, result)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """Everything checked that can be before the input is looked at. Raises RecipeError, ValueError or OSError."""
+    recipe = load_recipe(options.recipe)
+    roots: dict[str, Path] = {}
+    for given in options.input:
+        name, separator, path = given.partition("=")
+        if not separator or not path:
+            raise ValueError(f"--input takes NAME=PATH, got {given!r}")
+        if name not in recipe.sources:
+            raise ValueError(f"--input {given}: the recipe {recipe.name!r} has no source {name!r}{nearest(name, recipe.sources)}")
+        if name in roots:
+            raise ValueError(f"--input {name} is given twice; one folder a source")
+        if not Path(path).exists():
+            raise ValueError(f"--input {given}: there is nothing at {path!r}")
+        roots[name] = Path(path).resolve()
+    if not roots:
+        raise ValueError(f"no --input; give at least one of: {', '.join(f'--input {name}=PATH' for name in recipe.sources)}")
+    for name in recipe.sources:
+        if name not in roots and not options.quiet:
+            print(f"source {name!r} is left out: no --input {name}=PATH", file=sys.stderr)
+    output = Path(options.output).resolve()
+    for name, root in roots.items():
+        if output == root or root in output.parents and root.is_dir():
+            raise ValueError(f"--output {options.output} lies inside the input of {name!r}; it would be read as footage")
+    sources = bind(recipe, options.seed)
+    return Settings(
+        recipe=recipe,
+        sources={name: sources[name] for name in recipe.sources if name in roots},
+        roots={name: roots[name] for name in recipe.sources if name in roots},
+        output=output,
+        captions=read_captions(Path(options.captions)) if options.captions else {},
+        limit=options.limit,
+        retry_errors=options.retry_errors,
+        error_budget=options.error_budget,
+    )
+
+
+def _stop_on_signals() -> threading.Event:
+    """SIGTERM and the first SIGINT end the run cleanly; a second SIGINT ends it at once (which loses nothing either)."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        print("stopping: units under way are finished or abandoned; run the same command to resume", file=sys.stderr, flush=True)
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop
+
+
+def _write_report(output: Path, progress: Progress) -> None:
+    from pipeline.report import write_report
+
+    try:
+        write_report(output)
+    except Exception as error:  # the shards and the manifest are complete: a drawing that fails must not fail the run
+        progress.note(f"the report could not be drawn ({type(error).__name__}: {error}); python -m pipeline.audit report {output}")
+
+
+def _close(settings: Settings, result: Result) -> int:
+    for line in result.failures[:20]:
+        print(f"failed: {line}", file=sys.stderr)
+    if result.state == "interrupted":
+        print("interrupted; run the same command to resume", file=sys.stderr)
+        return FAILED
+    totals = result.totals
+    if result.over_budget and totals is None:
+        print(f"more errors than --error-budget {settings.error_budget:g} allows; nothing was packed", file=sys.stderr)
+        return OVER_BUDGET
+    if totals is None:
+        print("failed; run the same command to resume", file=sys.stderr)
+        return FAILED
+    for name in settings.sources:
+        counts = ", ".join(f"{totals.counts[name][status]} {status}" for status in ("kept", "rejected", "error", "skipped"))
+        print(f"{name}: {counts}; {totals.text[name]['without']} of the kept have no text")
+    print(f"{result.shards} shards, {result.shard_bytes / 1e6:.1f} MB in {settings.output / 'shards'}")
+    print(f"manifest: {settings.output / 'manifest'}")
+    print(f"report: {settings.output / 'report' / 'index.html'}")
+    if result.over_budget:
+        share = totals.errors / max(totals.candidates, 1)
+        print(f"{totals.errors} of {totals.candidates} candidates ({share:.1%}) are errors, --error-budget is {settings.error_budget:.1%}", file=sys.stderr)
+        return OVER_BUDGET
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.curate",
+        description="Turn raw footage into WebDataset shards, with a verdict for every candidate in a Parquet manifest.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help=f"a recipe file, or one that is shipped: {', '.join(shipped_recipes())}")
+    parser.add_argument("--input", metavar="NAME=PATH", action="append", default=[], help="footage for a source of the recipe; repeat for more")
+    parser.add_argument("--output", metavar="DIR", required=True, help="shards, manifest, run.json and report go here")
+    parser.add_argument("--executor", choices=("inline", "process", "ray"), default="process", help="where units run (default: process)")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="units at a time (default: one for each CPU)")
+    parser.add_argument("--captions", metavar="FILE", help="texts by sample id: .json {id: text}, or .jsonl/.csv with sample_id and text")
+    parser.add_argument("--limit", metavar="N", type=_positive, help="only the first N candidates of every source")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.add_argument("--explain", action="store_true", help="say why units run again: which part of their key changed")
+    parser.add_argument("--retry-errors", action="store_true", help="look again at candidates that ended in E_TIMEOUT, E_OOM or E_IO")
+    parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's seed")
+    parser.add_argument("--error-budget", metavar="SHARE", type=_share, default=0.05, help="errors that are tolerated, 0 to 1 (default: 0.05)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

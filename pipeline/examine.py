@@ -1,0 +1,200 @@
+"""One candidate through its source's stages: one source row, and one row for every child."""
+
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pipeline.binding import Source
+from pipeline.parts import MemberStore, members_to_json
+from pipeline.payload import PAYLOAD_VERSION, describe, make_members
+from pipeline.rows import Row, child_fields, child_to_plain, scene_fields
+from pipeline.steps import StepStore, step_key
+from schemas.candidate import Candidate, sample_key
+from schemas.frames import Scene
+from schemas.typed import to_plain
+from schemas.verdict import CandidateError, Reason
+from stages.media import Media
+from stages.stage import Findings, Item, Sampler, Scorer, Tier
+
+INGEST_VERSION = 1
+
+
+@dataclass
+class Examiner:
+    """What all candidates of a unit share: the source, its media, the results of earlier runs, and the part's writer."""
+
+    source: Source
+    root: Path
+    media: Media
+    store: StepStore
+    unit: str
+    parts: MemberStore
+    captions: Mapping[str, str] = field(default_factory=dict)  # by sample id
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def examine(self, candidate: Candidate) -> list[dict[str, Any]]:
+        """Rows in a fixed order, the source's first. Never raises for anything that is wrong with the candidate."""
+        row = Row(candidate.key, candidate, candidate.kind, is_sample=self.source.sampler is None)
+        row.fields["caption"] = self.captions.get(candidate.key, candidate.caption)
+        lazy, rows = _LazyScene(self, candidate), [row]
+        with self._guard(row, "ingest"):
+            self._admit(row, lazy)
+        if row.error_message is None:
+            with self._guard(row, self.source.sampler.name if self.source.sampler else "ingest"):
+                rows += self._run_stages(row, lazy)
+        records = self._finish(rows, lazy)
+        records[0]["features"] = self.store.take()
+        return records
+
+    def exclude(self, candidate: Candidate, reason: Reason, message: str) -> list[dict[str, Any]]:
+        """The row of a candidate that must not be looked at again: it killed the process that did."""
+        row = Row(candidate.key, candidate, candidate.kind, is_sample=self.source.sampler is None, attempts=2)
+        row.fail(CandidateError(reason, message), "unit")
+        return [row.record(self.source.spec.license, self.unit)]
+
+    def _admit(self, row: Row, lazy: "_LazyScene") -> None:
+        """Discovery's own findings, then headers and cameras."""
+        candidate = row.candidate
+        if candidate.error is not None:
+            raise CandidateError(*candidate.error)
+        splits = self.source.spec.splits
+        if splits is not None and candidate.split is not None and candidate.split not in splits:
+            raise CandidateError(Reason.SPLIT_EXCLUDED, f"split {candidate.split!r} is not among the recipe's {list(splits)}")
+        settings = {"options": to_plain(self.source.ingest.options), "media": to_plain(self.source.media)}
+        key = step_key(f"ingest:{self.source.spec.ingest}", INGEST_VERSION, settings, candidate.identity())
+        row.step_keys["ingest"] = key
+        with self._timed("ingest"):
+            row.add({}, self.store.get(key, lambda: scene_fields(lazy.get())))
+
+    def _run_stages(self, row: Row, lazy: "_LazyScene") -> list[Row]:
+        """Every stage in the recipe's order: on the source until a sampler has run, then on its children."""
+        current = [row]
+        failed_at: dict[str, Tier] = {}
+        for stage in self.source.stages:
+            if isinstance(stage, Sampler):
+                if not row.clean:
+                    row.stopped_at = stage.name
+                    return []
+                current = self._sample(stage, row, lazy)
+                failed_at = {child.sample_id: Tier.HEADER for child in current if not child.clean}
+            elif isinstance(stage, Scorer):
+                for each in current:
+                    self._score(stage, each, lazy, failed_at)
+        return [each for each in current if each is not row]
+
+    def _sample(self, stage: Sampler, row: Row, lazy: "_LazyScene") -> list[Row]:
+        candidate, seed = row.candidate, self.source.seed
+        key = step_key(stage.name, stage.version, {**stage.compute_settings(), "seed": seed}, candidate.identity())
+        row.step_keys[stage.name] = key
+
+        def compute() -> list[dict[str, Any]]:
+            scene = lazy.get()
+            return [child_to_plain(child, scene) for child in stage.sample(scene, _mix(seed, candidate))]
+
+        with self._timed(stage.name):
+            children = [self._child(row, plain) for plain in self.store.get(key, compute)]
+        row.n_children = len(children)
+        if not children:
+            row.reject([Reason.NO_CHILDREN])
+        for child in children:
+            child.reject(stage.decide(child.scores))
+        return children
+
+    def _child(self, row: Row, plain: dict[str, Any]) -> Row:
+        candidate = row.candidate
+        sample_id = sample_key(candidate.source, candidate.candidate_id, plain["suffix"])
+        child = Row(sample_id, candidate, plain["kind"], parent_id=row.sample_id, plain=plain)
+        child.fields["notes"] = row.fields.get("notes", {})
+        child.fields["caption"] = self.captions.get(sample_id, row.fields["caption"])
+        child.add(plain["scores"], child_fields(plain))
+        child.reject([Reason(reason) for reason in plain["reasons"]])
+        child.step_keys.update(row.step_keys)
+        return child
+
+    def _score(self, stage: Scorer, row: Row, lazy: "_LazyScene", failed_at: dict[str, Tier]) -> None:
+        """One scorer on one item, unless a cheaper tier has already failed it."""
+        failed = failed_at.get(row.sample_id)
+        if row.error_message is not None or (failed is not None and failed < stage.tier and not self.source.spec.exhaustive):
+            row.stopped_at = row.stopped_at or stage.name
+            return
+        settings = {**stage.compute_settings(), "media": to_plain(self.source.media)}
+        key = step_key(stage.name, stage.version, settings, row.identity())
+        row.step_keys[stage.name] = key
+
+        def compute() -> dict[str, Any]:
+            found: Findings = stage.score(Item(row.sample_id, row.kind, lazy.get(), row.child), self.media)
+            return {"scores": dict(found.scores), "fields": dict(found.fields)}
+
+        with self._guard(row, stage.name), self._timed(stage.name):
+            found = self.store.get(key, compute)
+            row.add(found["scores"], found["fields"])
+            row.reject(stage.decide(row.scores))
+        if not row.clean:
+            failed_at.setdefault(row.sample_id, stage.tier)
+
+    def _finish(self, rows: list[Row], lazy: "_LazyScene") -> list[dict[str, Any]]:
+        """Payload of what is kept, and every row as a record."""
+        for row in rows:
+            if row.is_sample and row.error_message is None and (row.clean or self.source.keep_rejected == "payload"):
+                with self._guard(row, "payload"), self._timed("payload"):
+                    self._pack(row, lazy)
+        return [row.record(self.source.spec.license, self.unit) for row in rows]
+
+    def _pack(self, row: Row, lazy: "_LazyScene") -> None:
+        record = row.record(self.source.spec.license, self.unit)
+        caption = row.fields["caption"]
+        described = {name: record[name] for name in ("split", "license", "angle_bins", "pairs", "notes")}
+        settings = {"payload": to_plain(self.source.spec.payload), "caption": caption, "described": described}
+        row.payload_key = step_key("payload", PAYLOAD_VERSION, settings, row.identity())
+        members = self.parts.reuse(row.payload_key)
+        if members is None:
+            item = Item(row.sample_id, row.kind, lazy.get(), row.child)
+            members = self.parts.add(make_members(item, self.source.spec.payload, self.media, describe(item, record), caption))
+        row.members = members_to_json(members)
+
+    @contextmanager
+    def _guard(self, row: Row, stage: str) -> Iterator[None]:
+        """What goes wrong with one candidate becomes its row. Storage trouble is E_IO; the unforeseen is our bug, E_STAGE."""
+        try:
+            yield
+        except CandidateError as error:
+            row.fail(error, stage)
+        except OSError as error:
+            row.fail(CandidateError(Reason.E_IO, f"{type(error).__name__}: {error}"), stage)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            message = f"{type(error).__name__}: {error} (in {where.name}, {Path(where.filename).name}:{where.lineno})"
+            row.fail(CandidateError(Reason.E_STAGE, message), stage)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - started
+
+
+class _LazyScene:
+    """The candidate's scene, loaded when a step first needs it: a rerun that finds every result loads nothing."""
+
+    def __init__(self, examiner: Examiner, candidate: Candidate) -> None:
+        self._examiner, self._candidate = examiner, candidate
+        self._scene: Scene | None = None
+
+    def get(self) -> Scene:
+        if self._scene is None:
+            examiner = self._examiner
+            self._scene = examiner.source.ingest.load(examiner.root, self._candidate, examiner.media)
+        return self._scene
+
+
+def _mix(seed: int, candidate: Candidate) -> int:
+    """A seed of the candidate's own that depends on its name and not on its place in the input."""
+    return int.from_bytes(sha256(f"{seed}/{candidate.source}/{candidate.candidate_id}".encode()).digest()[:8], "little")

@@ -1,0 +1,137 @@
+"""Parts: what one unit of work leaves behind.
+
+`parts/UNIT-KEY.parquet` holds the unit's rows; it is written last, so the unit is done if and only if it is there.
+`parts/UNIT-KEY-HASH.tar` holds the members that were made (re-encoded video, images, camera files); the Parquet's
+metadata names it. Parts of earlier recipes stay until a run has finished: they hold results that a rerun reuses.
+"""
+
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.payload import Bytes, Member
+from pipeline.rows import PART
+from pipeline.steps import StepStore
+from pipeline.store import TEMPORARY, write_table
+from pipeline.tar import TarWriter
+
+_NAME = re.compile(r"(u\d{6,})-([0-9a-f]{16})\.parquet")
+
+
+def parts_folder(output: Path) -> Path:
+    return output / "parts"
+
+
+def part_path(output: Path, unit: str, key: str) -> Path:
+    return parts_folder(output) / f"{unit}-{key}.parquet"
+
+
+def list_parts(output: Path) -> dict[str, set[str]]:
+    """Keys of the parts that are there, by unit."""
+    found: dict[str, set[str]] = {}
+    folder = parts_folder(output)
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        match = _NAME.fullmatch(name)
+        if match:
+            found.setdefault(match.group(1), set()).add(match.group(2))
+    return found
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What the unit said of itself: key parts, timings, counts, excluded candidates, the name of its tar."""
+    return json.loads(pq.read_schema(path).metadata[b"parallax.unit"])
+
+
+def write_part(output: Path, unit: str, key: str, records: list[dict[str, Any]], meta: dict[str, Any]) -> None:
+    metadata = {"parallax.unit": json.dumps(meta, sort_keys=True)}
+    table = pa.Table.from_pylist(records, schema=PART.with_metadata(metadata))
+    write_table(part_path(output, unit, key), table)
+
+
+def members_to_json(members: Iterable[Member]) -> str:
+    return json.dumps([member.plain() for member in members], separators=(",", ":"))
+
+
+def members_from_json(text: str) -> list[Member]:
+    return [Member(**plain) for plain in json.loads(text)]
+
+
+class MemberStore:
+    """Members made by one unit, in a tar that is renamed into place when the unit commits; and those of earlier parts."""
+
+    def __init__(self, output: Path, unit: str, key: str) -> None:
+        self._folder, self._stem = parts_folder(output), f"{unit}-{key}"
+        self._temporary = self._folder / f"{TEMPORARY}{secrets.token_hex(6)}-{self._stem}.tar"
+        self._file: io.BufferedWriter | None = None
+        self._tar: TarWriter | None = None
+        self._known: dict[str, tuple[Path | None, list[Member]]] = {}
+
+    def learn(self, path: Path, store: StepStore) -> dict[str, Any]:
+        """Take in an earlier part of the unit: its steps' results and its members. Returns what it said of itself."""
+        meta = read_meta(path)
+        tar = self._folder / meta["tar"] if meta["tar"] else None
+        table = pq.read_table(path, columns=["features", "payload_key", "members"])
+        for row in table.to_pylist():
+            if row["features"]:
+                store.add_known(row["features"])
+            if row["payload_key"] and row["members"]:
+                self._known[row["payload_key"]] = (tar, members_from_json(row["members"]))
+        return meta
+
+    def reuse(self, payload_key: str) -> list[Member] | None:
+        """Members that an earlier part made for the same content, moved into this one; None if there are none."""
+        known = self._known.get(payload_key)
+        if known is None:
+            return None
+        tar, members = known
+        return [self._write(member.name, _read(tar, member)) if member.offset is not None else member for member in members]
+
+    def add(self, members: Iterable[Member | Bytes]) -> list[Member]:
+        return [self._write(member.name, member.data) if isinstance(member, Bytes) else member for member in members]
+
+    def _write(self, name: str, data: bytes) -> Member:
+        if self._tar is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("xb")
+            self._tar = TarWriter(self._file)
+        offset, digest = self._tar.add(name, len(data), [data])
+        return Member(name, len(data), sha256=digest, offset=offset)
+
+    def commit(self) -> str | None:
+        """Put the tar in its place. Returns its name, which holds its hash; None if nothing was made."""
+        if self._tar is None or self._file is None:
+            return None
+        name = f"{self._stem}-{self._tar.finish()[:8]}.tar"
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._folder / name)
+        self._tar = self._file = None
+        return name
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+            self._tar = self._file = None
+
+
+def _read(tar: Path | None, member: Member) -> bytes:
+    assert tar is not None and member.offset is not None, "a member made by us lies in a tar"
+    with tar.open("rb") as file:
+        file.seek(member.offset)
+        return file.read(member.size)
+
+
+def with_tar(member: Member, tar: str | None) -> dict[str, Any]:
+    """A member as the packing task wants it: with the part's tar where it lies in one."""
+    return {**replace(member).plain(), **({"tar": tar} if member.offset is not None else {})}

@@ -1,0 +1,232 @@
+"""A curation run from recipe to report: discover, plan, units, shards, tables, run.json.
+
+Resuming is running again: what is done is listed, subtracted, and the rest is done.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.binding import Source, resolved
+from pipeline.executors import Executor, Outcome
+from pipeline.parts import list_parts, parts_folder, read_meta
+from pipeline.plan import append_plan, check_sources, discover, extend_plan, make_units, read_plan
+from pipeline.progress import Progress
+from pipeline.provenance import code_version, lock_sha256, version
+from pipeline.scheduler import run as schedule
+from pipeline.shards import Shard, plan_shards, read_record
+from pipeline.store import remove, stable_hash, sweep, write_json
+from pipeline.tables import Totals, kept_samples, over_target, unit_part, write_tables
+from pipeline.unit import Unit
+from schemas.candidate import Candidate
+from schemas.recipe import Recipe
+
+_EARLY_STOP_AFTER = 100  # candidates before the error budget may end a run early
+
+
+@dataclass
+class Settings:
+    """What the command line asks of a run."""
+
+    recipe: Recipe
+    sources: Mapping[str, Source]  # those with an input
+    roots: Mapping[str, Path]
+    output: Path
+    captions: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    retry_errors: bool = False
+    error_budget: float = 0.05
+
+
+@dataclass
+class Prepared:
+    """What is to be done, before anything is written."""
+
+    found: dict[str, list[Candidate]]
+    units: list[Unit]
+    pending: list[Unit]
+    new_plan: list[Any]
+    gone: int
+    unused_captions: int
+
+
+@dataclass
+class Result:
+    """How the run ended. state: done | interrupted | failed."""
+
+    state: str
+    totals: Totals | None = None
+    failures: list[str] = field(default_factory=list)
+    over_budget: bool = False
+    shards: int = 0
+    shard_bytes: int = 0
+
+
+def prepare(settings: Settings, progress: Progress) -> Prepared:
+    """Discover and plan. Writes nothing. Raises PlanError, FileNotFoundError or ValueError for a usage error."""
+    found = {
+        name: discover(source, settings.roots[name], settings.limit, settings.captions, lambda n, name=name: progress.discovered(name, n))
+        for name, source in settings.sources.items()
+    }
+    planned = read_plan(settings.output)
+    check_sources(planned, found, settings.limit)
+    new = extend_plan(planned, found, settings.recipe.units.size)
+    earlier = list_parts(settings.output)
+    units, gone = make_units(
+        [*planned, *new], found, settings.sources, settings.roots, settings.output, settings.captions, earlier
+    )
+    pending = [unit for unit in units if unit.key not in unit.earlier]
+    if settings.retry_errors:
+        done = [unit for unit in units if unit.key in unit.earlier and read_meta(unit_part(unit))["provisional"]]
+        pending += [replace(unit, retry_provisional=True) for unit in done]
+        pending.sort(key=lambda unit: unit.name)
+    keys = tuple(candidate.key for candidates in found.values() for candidate in candidates)
+    heads = set(keys)
+    unused = sum(key not in heads and not key.startswith(tuple(f"{head}_-" for head in heads)) for key in settings.captions)
+    return Prepared(found, units, pending, new, gone, unused)
+
+
+def execute(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:
+    """Do it. The output folder is consistent at every moment, and the same call goes on where it was ended."""
+    output = settings.output
+    append_plan(output, prepared.new_plan)
+    _write_run(settings, prepared, Result("running"))
+    result = _run_units(settings, prepared, executor, stop, progress)
+    if result.state == "done" and not result.over_budget:
+        result = _pack_and_publish(settings, prepared, executor, stop, progress)
+    _write_run(settings, prepared, result)
+    return result
+
+
+def _run_units(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:
+    failures: list[str] = []
+    seen = {"sources": 0, "errors": 0}
+    abort = threading.Event()
+    halt = _Either(stop, abort)
+
+    def on_done(work: Unit, value: Mapping[str, Any], attempts: int) -> None:
+        progress.unit_done(value["counts"], work.n_items)
+        seen["sources"] += value["sources"]
+        seen["errors"] += value["errors"]
+        if seen["sources"] >= _EARLY_STOP_AFTER and seen["errors"] > settings.error_budget * seen["sources"]:
+            abort.set()
+
+    progress.start_units(sum(unit.n_items for unit in prepared.pending), sum(unit.n_items for unit in prepared.units))
+    schedule(executor, iter(prepared.pending), on_done=on_done, on_failed=_collect(failures, progress), stop=halt)
+    progress.finish()
+    if stop.is_set():
+        return Result("interrupted", failures=failures)
+    if failures:
+        return Result("failed", failures=failures)
+    if abort.is_set():
+        message = f"stopped early: {seen['errors']} of the first {seen['sources']} candidates are errors"
+        return Result("failed", failures=[message], over_budget=True)
+    return Result("done")
+
+
+def _collect(failures: list[str], progress: Progress) -> Callable[[Any, Outcome], None]:
+    def on_failed(work: Any, outcome: Outcome) -> None:
+        lines = outcome.message.strip().splitlines()
+        failures.append(f"{outcome.key}: {outcome.state}: {lines[-1] if lines else 'no message'}")
+        progress.note(failures[-1])
+
+    return on_failed
+
+
+class _Either(threading.Event):
+    """Set when any of several events is: the user's stop, or the error budget's."""
+
+    def __init__(self, *events: threading.Event) -> None:
+        super().__init__()
+        self._events = events
+
+    def is_set(self) -> bool:
+        return any(event.is_set() for event in self._events)
+
+
+def _pack_and_publish(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:
+    kept, ranked = kept_samples(prepared.units)
+    over = over_target(ranked, settings.sources)
+    seed = next(iter(settings.sources.values())).seed
+    chosen = [sample for sample in kept if sample.sample_id not in over]
+    shards = plan_shards(chosen, settings.recipe.shards, seed, settings.output, settings.roots)
+    records = {shard.name: record for shard in shards if (record := read_record(shard)) is not None}
+    failures: list[str] = []
+
+    def on_done(work: Shard, value: Mapping[str, Any], attempts: int) -> None:
+        records[work.name] = dict(value)
+        progress.shard_done(value["bytes"])
+
+    missing = [shard for shard in shards if shard.name not in records]
+    progress.start_shards(len(missing), len(shards))
+    schedule(executor, iter(missing), on_done=on_done, on_failed=_collect(failures, progress), stop=stop)
+    progress.finish()
+    if stop.is_set():
+        return Result("interrupted", failures=failures)
+    if failures:
+        return Result("failed", failures=failures)
+    ordered = [records[shard.name] for shard in shards]
+    totals = write_tables(settings.output, prepared.units, ordered, over)
+    _discard_outdated(settings.output, prepared.units, shards)
+    over_budget = totals.errors > settings.error_budget * totals.candidates
+    return Result("done", totals, [], over_budget, len(shards), sum(record["bytes"] for record in ordered))
+
+
+def _discard_outdated(output: Path, units: Sequence[Unit], shards: Sequence[Shard]) -> None:
+    """Remove what the published manifest no longer names. Only now: until here it was what a killed run would resume from."""
+    keep = {unit_part(unit).name for unit in units} | {shard.record_path.name for shard in shards}
+    keep |= {str(tar) for unit in units if (tar := read_meta(unit_part(unit))["tar"])}
+    for path in parts_folder(output).iterdir():
+        if path.name not in keep:
+            remove(path)
+    if (output / "shards").is_dir():
+        names = {shard.name for shard in shards}
+        for path in (output / "shards").iterdir():
+            if path.name not in names:
+                remove(path)
+    for folder in (output, output / "plan", output / "manifest" / "samples", output / "manifest" / "shards", output / "manifest" / "units"):
+        sweep(folder)
+
+
+def _write_run(settings: Settings, prepared: Prepared, result: Result) -> None:
+    """run.json: what was asked, with what, and how it came out. No clock, no host: those are in the units table."""
+    plain = resolved(settings.recipe, settings.sources)
+    totals = result.totals
+    document: dict[str, Any] = {
+        "parallax_version": version(),
+        "code_version": code_version(),
+        "lock_sha256": lock_sha256(),
+        "state": result.state,
+        "failures": sorted(result.failures),
+        "recipe": plain,
+        "recipe_sha256": stable_hash(plain),
+        "seed": plain["seed"],
+        "inputs": {name: str(root) for name, root in settings.roots.items()},
+        "limit": settings.limit,
+        "units": len(prepared.units),
+        "candidates": {name: len(candidates) for name, candidates in prepared.found.items()},
+        "captions": {"given": len(settings.captions), "without_sample": prepared.unused_captions},
+        "limits": {
+            name: [
+                {"stage": stage, "key": each.key, "score": each.score, "op": each.op, "value": each.value, "reason": str(each.reason)}
+                for stage, each in source.limits()
+            ]
+            for name, source in settings.sources.items()
+        },
+    }
+    if totals is not None:
+        document |= {
+            "counts": {name: dict(totals.counts[name]) for name in settings.sources},
+            "reasons": {name: dict(totals.reasons[name]) for name in settings.sources},
+            "text": {name: {"with": totals.text[name]["with"], "without": totals.text[name]["without"]} for name in settings.sources},
+            "error_budget": {
+                "limit": settings.error_budget,
+                "errors": totals.errors,
+                "candidates": totals.candidates,
+                "exceeded": result.over_budget,
+            },
+            "shards": {"count": result.shards, "bytes": result.shard_bytes},
+        }
+    write_json(settings.output / "run.json", document)

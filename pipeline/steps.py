@@ -1,0 +1,55 @@
+"""Step keys and the store of what steps found: a changed limit decides anew and computes nothing.
+
+step key = hash(step, its version, the settings its result depends on, the identity of what it looked at). Results live
+in the unit's parts; a rerun of the unit finds them there.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.store import stable_hash
+from schemas.verdict import PROVISIONAL, CandidateError, Reason
+
+
+def step_key(step: str, version: int, settings: Mapping[str, Any], identity: str) -> str:
+    """32 hex digits."""
+    return stable_hash([step, version, settings, identity])[:32]
+
+
+@dataclass
+class StepStore:
+    """Results of steps by key: `known` from earlier parts of the unit, `used` what this run needed of them or added."""
+
+    known: dict[str, Any] = field(default_factory=dict)
+    retry_provisional: bool = False
+    used: dict[str, Any] = field(default_factory=dict)
+    computed: int = 0
+    reused: int = 0
+
+    def get(self, key: str, compute: Callable[[], Any]) -> Any:
+        """The stored JSON-ready result, or that of `compute`, which is stored. A CandidateError is a result too."""
+        result = self.known.get(key)
+        if result is not None and self.retry_provisional and result.get("error", [None])[0] in PROVISIONAL:
+            result = None
+        if result is None:
+            self.computed += 1
+            try:
+                result = {"ok": compute()}
+            except CandidateError as error:
+                result = {"error": [str(error.reason), error.message[:500]]}
+        else:
+            self.reused += 1
+        self.used[key] = result
+        if "error" in result:
+            raise CandidateError(Reason(result["error"][0]), result["error"][1])
+        return result["ok"]
+
+    def take(self) -> str:
+        """What was used since the last call, as JSON for the part; starts afresh."""
+        taken, self.used = self.used, {}
+        return json.dumps(taken, sort_keys=True, separators=(",", ":"))
+
+    def add_known(self, features: str) -> None:
+        self.known.update(json.loads(features))

@@ -1,0 +1,155 @@
+"""One unit of work: its candidates through the stages, its rows and members committed together.
+
+Runs on a worker of any executor. Nothing of it depends on where, when or beside what it runs.
+"""
+
+import os
+import resource
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.binding import Source
+from pipeline.examine import Examiner
+from pipeline.executors import Task
+from pipeline.parts import MemberStore, part_path, parts_folder, write_part
+from pipeline.steps import StepStore
+from pipeline.store import stable_hash
+from schemas.candidate import Candidate
+from schemas.recipe import MediaLimits
+from schemas.verdict import ERRORS, PROVISIONAL, Reason
+from stages.media import Media
+
+UNIT_VERSION = 1  # raise it when parts written before can no longer be taken as they are
+
+_SECONDS_PER_CANDIDATE = 600.0  # deadline of a unit: far above what the sandbox lets one candidate take
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit as planned: the scheduler's Work. Picklable."""
+
+    name: str  # "u000012"
+    source: Source
+    root: Path
+    output: Path
+    candidates: tuple[Candidate, ...]
+    captions: Mapping[str, str] = field(default_factory=dict)
+    earlier: tuple[str, ...] = ()  # keys of the parts of this unit that are there
+    retry_provisional: bool = False
+
+    @property
+    def key(self) -> str:
+        """16 hex digits: what the unit's result depends on."""
+        return stable_hash(self.key_parts())[:16]
+
+    @property
+    def n_items(self) -> int:
+        return len(self.candidates)
+
+    def key_parts(self) -> dict[str, Any]:
+        """Stored with the part, so that `--explain` can say what changed."""
+        return {
+            "unit_version": UNIT_VERSION,
+            "source": self.source.key_parts(),
+            "candidates": {candidate.candidate_id: candidate.identity() for candidate in self.candidates},
+            "captions": dict(self.captions),
+        }
+
+    def task(self, items: range | None, excluded: Mapping[int, tuple[Reason, str]]) -> Task:
+        """The whole unit with its commit (items None), or a trial of some of its candidates."""
+        count = self.n_items if items is None else len(items)
+        return Task(
+            key=self.name if items is None else f"{self.name}[{items.start}:{items.stop}]",
+            function="pipeline.unit:run_unit",
+            payload={"unit": self, "items": items, "excluded": dict(excluded)},
+            timeout_s=_SECONDS_PER_CANDIDATE * count,
+        )
+
+
+def run_unit(payload: dict[str, Any]) -> dict[str, Any]:
+    """Returns counts for the progress line: {"counts": {status: n}, "errors": sources in error, "sources": n}."""
+    unit: Unit = payload["unit"]
+    items: range | None = payload["items"]
+    excluded: dict[int, tuple[Reason, str]] = dict(payload["excluded"])
+    started_ns = time.time_ns()
+    store, members = StepStore(retry_provisional=unit.retry_provisional), MemberStore(unit.output, unit.name, unit.key)
+    excluded = {**_remembered(unit, members, store), **excluded}
+    examiner = Examiner(unit.source, unit.root, worker_media(unit.root, unit.source.media), store, unit.name, members, unit.captions)
+    try:
+        rows = []
+        for position in items if items is not None else range(unit.n_items):
+            candidate = unit.candidates[position]
+            rows += examiner.exclude(candidate, *excluded[position]) if position in excluded else examiner.examine(candidate)
+        if items is not None:
+            return {}
+        _commit(unit, examiner, rows, excluded, started_ns)
+    finally:
+        members.abandon()
+    sources = [row for row in rows if row["is_source"]]
+    return {
+        "counts": dict(Counter(row["status"] for row in rows if row["is_sample"] or row["status"] == "error")),
+        "errors": sum(row["status"] == "error" for row in sources),
+        "sources": len(sources),
+    }
+
+
+def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int, tuple[Reason, str]]:
+    """Learn from the unit's earlier parts. Returns the candidates that killed their worker under the same settings."""
+    excluded: dict[int, tuple[Reason, str]] = {}
+    compute = unit.source.compute_hash()
+    for key in unit.earlier:
+        meta = members.learn(part_path(unit.output, unit.name, key), store)
+        if meta["compute_hash"] != compute:
+            continue
+        for position, candidate in enumerate(unit.candidates):
+            known = meta["excluded"].get(candidate.identity())
+            if known and not (unit.retry_provisional and known[0] in PROVISIONAL):
+                excluded[position] = (Reason(known[0]), known[1])
+    return excluded
+
+
+def _commit(
+    unit: Unit, examiner: Examiner, rows: list[dict[str, Any]], excluded: Mapping[int, tuple[Reason, str]], started_ns: int
+) -> None:
+    parts_folder(unit.output).mkdir(parents=True, exist_ok=True)
+    meta = {
+        "tar": examiner.parts.commit(),
+        "compute_hash": unit.source.compute_hash(),
+        "excluded": {unit.candidates[i].identity(): [str(reason), message] for i, (reason, message) in excluded.items()},
+        "provisional": sum(bool(PROVISIONAL & {Reason(reason) for reason in row["reasons"]} & ERRORS) for row in rows),
+        "key_parts": unit.key_parts(),
+        "units_row": {
+            "unit": unit.name,
+            "source": unit.source.name,
+            "unit_key": unit.key,
+            "n_candidates": unit.n_items,
+            "n_rows": len(rows),
+            "host": socket.gethostname(),
+            "started_ns": started_ns,
+            "ended_ns": time.time_ns(),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "seconds": sorted(examiner.seconds.items()),
+            "steps_computed": examiner.store.computed,
+            "steps_reused": examiner.store.reused,
+        },
+    }
+    write_part(unit.output, unit.name, unit.key, rows, meta)
+
+
+_media: dict[tuple[int, Path, MediaLimits], Media] = {}
+
+
+def worker_media(root: Path, limits: MediaLimits) -> Media:
+    """This process's Media for an input folder: its decoder child is started once and serves all units."""
+    key = (os.getpid(), root, limits)
+    if key not in _media:
+        for old in _media.values():
+            old.close()
+        _media.clear()
+        _media[key] = Media(root, limits)
+    return _media[key]
