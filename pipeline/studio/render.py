@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.studio.scene import SKY, Array, Faces, Scene
+from pipeline.studio.textures import LEVELS
 
 NEAR = 0.02  # metres
 SUPERSAMPLING = 2
 BLUR = 0.5  # share of the long axis of a pixel's footprint in the mip level: between sharp (0) and alias-free (1)
-AMBIENT, DIFFUSE = 0.62, 0.46
+LIT = 1.08  # brightness of what faces the light
 SHADOW = 0.60
 SKY_DOWN = np.radians(-30.0)  # the elevation of the sky texture's last row
 _EDGE = 1e-7  # faces overlap by this much of themselves, so that rounding opens no crack between neighbours
@@ -61,13 +62,15 @@ def rasterize(view: View, polygon: Array, K: Array, size: tuple[int, int]) -> tu
     width, height = size
     nearest, inverse_z = np.full((height, width), -1, np.int32), np.zeros((height, width), np.float32)
     boxes = _bounds(view, K, size)
-    edges = _edge_rows(view, polygon)
+    crossings, low, high = _crossings(view, polygon)
     columns, rows = np.arange(width) + 0.5, np.arange(height) + 0.5
     for f in np.flatnonzero((view.distance > 1e-9) & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])):
         x0, y0, x1, y1 = boxes[f]
-        first, last = _spans(edges[f], rows[y0:y1], x0, x1)
-        across, (zx, zy, z1) = columns[x0:x1], view.homography[f, 2]
-        candidate = ((zy * rows[y0:y1] + z1)[:, None] + zx * across).astype(np.float32)
+        across, down, (zx, zy, z1) = columns[x0:x1], rows[y0:y1], view.homography[f, 2]
+        bounds = crossings[f, :, :1] * down + crossings[f, :, 1:]
+        first = bounds[: low[f]].max(axis=0, initial=x0)
+        last = bounds[low[f] : high[f]].min(axis=0, initial=x1)
+        candidate = ((zy * down + z1)[:, None] + zx * across).astype(np.float32)
         patch = inverse_z[y0:y1, x0:x1]
         wins = (across >= first[:, None]) & (across <= last[:, None]) & (candidate > patch) & (candidate < 1 / NEAR)
         np.copyto(patch, candidate, where=wins)
@@ -75,22 +78,23 @@ def rasterize(view: View, polygon: Array, K: Array, size: tuple[int, int]) -> tu
     return nearest, inverse_z
 
 
-def _edge_rows(view: View, polygon: Array) -> Array:
-    """[F,C,3]: pixel rows e with e.(x, y, 1) >= 0 inside the face's polygon, which is clockwise in (a, b)."""
-    start, step = polygon, np.roll(polygon, -1, axis=1) - polygon
-    lines = np.stack([-step[..., 1], step[..., 0], start[..., 0] * step[..., 1] - start[..., 1] * step[..., 0] + _EDGE], axis=-1)
-    return np.asarray(lines @ view.homography)
-
-
-def _spans(edges: Array, rows: Array, x0: int, x1: int) -> tuple[Array, Array]:
-    """Per row, the first and last x inside all edges. In front of the camera the inside of a convex face is one interval."""
-    offset = edges[:, 1, None] * rows + edges[:, 2, None]
-    slope = edges[:, 0, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = -offset / slope
-    first = np.where(slope > 0, crossing, np.where((slope == 0) & (offset < 0), np.inf, -np.inf)).max(axis=0, initial=x0)
-    last = np.where(slope < 0, crossing, np.inf).min(axis=0, initial=x1)
-    return np.asarray(first), np.asarray(last)
+def _crossings(view: View, polygon: Array) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
+    """Where the edges cross a pixel row: x = c0*y + c1 with c [F,C,2]. In front of the camera a convex face covers one
+    interval of every row: edges [:low] bound it from the left, edges [low:high] from the right.
+    """
+    step = np.roll(polygon, -1, axis=1) - polygon
+    # Inside is where e.(a, b, 1) >= 0, for corners that run clockwise in (a, b); the last corner's repeats bound nothing.
+    lines = np.stack([-step[..., 1], step[..., 0], polygon[..., 0] * step[..., 1] - polygon[..., 1] * step[..., 0] + _EDGE], axis=-1)
+    real = np.abs(step).sum(axis=-1) > 0
+    rows = lines @ view.homography
+    slope = rows[..., 0]
+    slope[slope == 0] = 1e-300
+    kind = np.where(real, np.where(slope > 0, 0, 1), 2)
+    order = np.argsort(kind, axis=1, kind="stable")
+    with np.errstate(over="ignore"):
+        crossings = np.take_along_axis(-rows[..., 1:] / slope[..., None], order[..., None], axis=1)
+    low = (kind == 0).sum(axis=1)
+    return np.clip(crossings, -1e30, 1e30), low, low + (kind == 1).sum(axis=1)
 
 
 def _bounds(view: View, K: Array, size: tuple[int, int]) -> NDArray[np.int64]:
@@ -130,46 +134,46 @@ def paint(scene: Scene, time: float, c2w: Array, K: Array, size: tuple[int, int]
     faces = scene.at(time)
     view = look(faces, c2w, K)
     nearest, inverse_z = rasterize(view, scene.faces.polygon, K, fine)
-    maps, level_of_sky = _texture_maps(scene, view, nearest, inverse_z, c2w, K)
-    rgb = cv2.remap(scene.atlas.image, maps[0], maps[1], cv2.INTER_LINEAR)
+    sky = nearest < 0
+    x_map, y_map = _texture_maps(scene, view, nearest, inverse_z, sky, c2w, K)
+    rgb = cv2.remap(scene.atlas.image, x_map, y_map, cv2.INTER_LINEAR)
     shade = _shades(scene, faces)
-    if level_of_sky is not None:
-        nearest[level_of_sky] = len(shade) - 2
+    nearest[sky] = len(shade) - 2
     shadow = _shadow(scene, faces, c2w, K, fine)
     nearest[shadow & (nearest == scene.floor)] = len(shade) - 1
-    rgb = cv2.multiply(rgb, np.take(shade, nearest, axis=0, mode="clip"), scale=1 / 200)
+    rgb = cv2.multiply(rgb, np.take(shade, nearest, axis=0), scale=1 / 200)
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _texture_maps(
-    scene: Scene, view: View, nearest: NDArray[np.int32], inverse_z: NDArray[np.float32], c2w: Array, K: Array
-) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], NDArray[np.bool_] | None]:
-    """Where in the atlas each pixel reads: x and y maps, and the mask of sky pixels."""
+    scene: Scene, view: View, nearest: NDArray[np.int32], inverse_z: NDArray[np.float32], sky: NDArray[np.bool_], c2w: Array, K: Array
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where in the atlas each pixel reads: x and y maps [H,W]."""
     height, width = nearest.shape
-    atlas = scene.atlas
     x, y = np.arange(width, dtype=np.float32) + 0.5, (np.arange(height, dtype=np.float32) + 0.5)[:, None]
-    coefficients = (view.homography[:, :2] * scene.repeat[..., None]).reshape(-1, 6).astype(np.float32)
-    own = np.take(coefficients, nearest, axis=0, mode="clip")
-    z = 1 / np.maximum(inverse_z, np.float32(1e-9))
+    z = 1 / np.maximum(inverse_z, np.float32(1e-6))
+    own = np.take(_texture_rows(scene, view), nearest, axis=0, mode="clip")
     a = (own[..., 0] * x + own[..., 1] * y + own[..., 2]) * z
     b = (own[..., 3] * x + own[..., 4] * y + own[..., 5]) * z
-    level = _levels(scene, view, nearest, z, K)
-    texture = np.take(scene.texture, nearest, mode="clip")
-    sky = None
-    if scene.sky is not None and (nearest < 0).any():
-        sky = nearest < 0
+    a -= np.floor(a)
+    b -= np.floor(b)
+    slot = np.take((scene.texture * LEVELS).astype(np.int32), nearest, mode="clip") + _levels(scene, view, nearest, z, K)
+    if scene.sky is not None and sky.any():
         a[sky], b[sky] = _sky_coordinates(sky, c2w, K)
-        level[sky], texture[sky] = 0, scene.sky
-    repeats = np.take((scene.repeat > 1).any(axis=1), nearest, mode="clip") if sky is None else np.take((scene.repeat > 1).any(axis=1), nearest, mode="clip") & ~sky
-    a, b = np.where(repeats, a - np.floor(a), np.clip(a, 0, 1)), np.where(repeats, b - np.floor(b), np.clip(b, 0, 1))
-    slot = texture * atlas.offset.shape[1] + level
-    offset = np.take(atlas.offset.reshape(-1, 2), slot, axis=0)
-    sizes = np.maximum(atlas.size[:, None] / (2.0 ** np.arange(atlas.offset.shape[1]))[:, None], 1).reshape(-1, 2).astype(np.float32)
-    extent = np.take(sizes, slot, axis=0)
-    return (offset[..., 0] + a * extent[..., 0] - np.float32(0.5), offset[..., 1] + b * extent[..., 1] - np.float32(0.5)), sky
+        slot[sky] = scene.sky * LEVELS
+    cell = np.take(scene.atlas.cells, slot, axis=0)
+    return a * cell[..., 2] + cell[..., 0], b * cell[..., 3] + cell[..., 1]
 
 
-def _levels(scene: Scene, view: View, nearest: NDArray[np.int32], z: NDArray[np.float32], K: Array) -> NDArray[np.int64]:
+def _texture_rows(scene: Scene, view: View) -> NDArray[np.float32]:
+    """[F,6]: pixel rows of the texture coordinates over z. A stretched texture stays off its own border, where it would wrap."""
+    rows = view.homography[:, :2] * scene.repeat[..., None]
+    stretched = (scene.repeat == 1).all(axis=1)
+    rows[stretched] = rows[stretched] * (1 - 2e-4) + 1e-4 * view.homography[stretched, 2:]
+    return np.asarray(rows.reshape(-1, 6), np.float32)
+
+
+def _levels(scene: Scene, view: View, nearest: NDArray[np.int32], z: NDArray[np.float32], K: Array) -> NDArray[np.int32]:
     """Mip level per pixel, dithered over the samples of an output pixel, which averages them: that blends neighbouring levels.
 
     The pixel's footprint on the texture has the area |det H| z^3 and is stretched by 1/cos of the angle of incidence.
@@ -177,13 +181,13 @@ def _levels(scene: Scene, view: View, nearest: NDArray[np.int32], z: NDArray[np.
     height, width = nearest.shape
     texels = scene.atlas.size[scene.texture] * scene.repeat
     area = np.abs(np.linalg.det(view.homography)) * texels.prod(axis=1)
-    safe = np.maximum(view.distance, 1e-9)
-    constant = (0.5 * np.log2(np.maximum(area, 1e-30)) - 0.5 * BLUR * np.log2(safe)).astype(np.float32)
+    constant = 0.5 * np.log2(np.maximum(area, 1e-30)) - 0.5 * BLUR * np.log2(np.maximum(view.distance, 1e-9))
     x, y = (np.arange(width) + 0.5 - K[0, 2]) / K[0, 0], (np.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
     ray = (0.25 * BLUR * np.log2(1 + x**2 + y[:, None] ** 2)).astype(np.float32)
     dither = np.tile(np.array([[0.0, 0.5], [0.75, 0.25]], np.float32), (height // 2, width // 2))
-    level = np.take(constant, nearest, mode="clip") + np.float32(1.5 + 0.5 * BLUR) * np.log2(z) + ray + dither
-    return np.clip(level, 0, scene.atlas.offset.shape[1] - 1).astype(np.int64)
+    level = np.take(constant.astype(np.float32), nearest, mode="clip")
+    level += np.float32(1.5 + 0.5 * BLUR) * np.log2(z) + (ray + dither)
+    return np.clip(level, 0, LEVELS - 1, out=level).astype(np.int32)
 
 
 def _sky_coordinates(sky: NDArray[np.bool_], c2w: Array, K: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -197,7 +201,7 @@ def _sky_coordinates(sky: NDArray[np.bool_], c2w: Array, K: Array) -> tuple[NDAr
 def _shades(scene: Scene, faces: Faces) -> NDArray[np.uint8]:
     """[F+2,3] brightness times 200, slightly warm in the light and cool away from it; then the sky's, then the floor's in shadow."""
     lit = np.maximum(-faces.normals() @ scene.light, 0.0)[:, None]
-    shade = AMBIENT * np.array([0.97, 1.0, 1.05]) + DIFFUSE * lit * np.array([1.04, 1.0, 0.94])
+    shade = scene.ambient * np.array([0.97, 1.0, 1.05]) + (LIT - scene.ambient) * lit * np.array([1.04, 1.0, 0.94])
     rows = np.concatenate([shade, np.ones((1, 3)), shade[scene.floor : scene.floor + 1] * SHADOW * np.array([0.97, 1.0, 1.06])])
     return np.clip(np.rint(rows * 200), 0, 255).astype(np.uint8)
 
@@ -214,10 +218,9 @@ def _shadow(scene: Scene, faces: Faces, c2w: Array, K: Array, size: tuple[int, i
     local = (fallen - c2w[:3, 3]) @ c2w[:3, :3]
     mask = np.zeros((size[1], size[0]), np.uint8)
     ahead = (local[..., 2] > NEAR).all(axis=1)
-    for polygon in local[ahead]:
-        _fill(mask, polygon, K)
-    for polygon in local[~ahead & (local[..., 2] > NEAR).any(axis=1)]:
-        _fill(mask, clip_near(polygon), K)
+    partly = ~ahead & (local[..., 2] > NEAR).any(axis=1)
+    for polygon in [*_fixed_point(local[ahead], K, size), *(each for part in local[partly] for each in _fixed_point(clip_near(part)[None], K, size))]:
+        cv2.fillConvexPoly(mask, polygon, 1, cv2.LINE_8, 4)
     return mask > 0
 
 
@@ -232,7 +235,9 @@ def clip_near(polygon: Array) -> Array:
     return np.asarray(kept)
 
 
-def _fill(mask: NDArray[np.uint8], polygon: Array, K: Array) -> None:
-    image = polygon @ K.T
-    xy = np.clip(image[:, :2] / image[:, 2:] - 0.5, -8000, 8000)
-    cv2.fillConvexPoly(mask, np.rint(xy * 16).astype(np.int32), 1, cv2.LINE_8, 4)
+def _fixed_point(polygons: Array, K: Array, size: tuple[int, int]) -> NDArray[np.int32]:
+    """[n,C,2] camera axes to image coordinates in sixteenths of a pixel, without the polygons that miss the image."""
+    image = polygons @ K.T
+    xy = image[..., :2] / image[..., 2:] - 0.5
+    meets = ((xy.max(axis=1) > 0) & (xy.min(axis=1) < size)).all(axis=1)
+    return np.rint(np.clip(xy[meets], -8000, 8000) * 16).astype(np.int32)

@@ -85,7 +85,7 @@ class Scene:
 
     faces are in the frames of their bodies. body, texture [F]; repeat [F,2]: how often the texture repeats across.
     instance [bodies]: the id in instance masks; instances[id] names it, 0 is the background.
-    light [3]: unit direction in which the light travels. sky: texture number, or None for a closed room.
+    light [3]: unit direction in which the light travels; ambient: brightness away from it. sky: texture number, or None for a closed room.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Scene:
     instances: tuple[str, ...]
     textures: tuple[Texture, ...]
     light: Array
+    ambient: float
     sky: int | None
     outlined: NDArray[np.bool_]  # [F] faces whose edges and drawn lines count as line segments
     casts: NDArray[np.bool_]  # [F] faces of the background that throw shadows; bodies of other instances always do
@@ -133,8 +134,9 @@ def turned(angle: float, axis: int = 2, at: ArrayLike = (0.0, 0.0, 0.0)) -> Arra
 class Builder:
     """Collects bodies and faces, then freezes them into a Scene."""
 
-    def __init__(self, name: str, light: ArrayLike) -> None:
+    def __init__(self, name: str, light: ArrayLike, ambient: float = 0.62) -> None:
         self.name = name
+        self.ambient = ambient
         self.light = np.asarray(light, np.float64) / np.linalg.norm(light)
         self.textures: list[Texture] = []
         self.actors: list[Actor] = []
@@ -226,6 +228,7 @@ class Builder:
             instances=tuple(self.instances),
             textures=tuple(self.textures),
             light=self.light,
+            ambient=self.ambient,
             sky=self.sky,
             outlined=np.asarray(self._outlined, np.bool_),
             casts=np.asarray(self._casts, np.bool_),

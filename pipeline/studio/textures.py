@@ -92,6 +92,22 @@ def planks(rng: Rng, colour: Colour, count: int = 8, size: int = 512) -> Texture
     return Texture(roughen(image, rng, 0.05), True, tuple(((0.0, k / count), (1.0, k / count)) for k in range(count)))
 
 
+def wallpaper(rng: Rng, colour: Colour, size: int = 512) -> Texture:
+    """Vertical bands in two tints, with a small diamond on every other one."""
+    count = int(rng.choice((8, 16)))
+    columns = np.arange(size) * count // size
+    second = np.array(colour, np.float32) * (0.84, 0.86, 0.88)
+    image = np.where((columns % 2 == 0)[:, None], np.array(colour, np.float32), second.astype(np.float32))
+    canvas = np.ascontiguousarray(np.broadcast_to(image, (size, size, 3)))
+    accent = tuple(rng.uniform(60, 190, 3))
+    half = size // count // 4
+    for k in range(0, count, 2):
+        for row in range(count // 2):
+            x, y = (2 * k + 1) * size // count // 2, (2 * row + 1 + k // 2 % 2) * size // count % size
+            cv2.fillConvexPoly(canvas, np.array([(x, y - half), (x + half, y), (x, y + half), (x - half, y)]), accent, cv2.LINE_AA)
+    return Texture(roughen(canvas, rng, 0.04), True, tuple(((k / count, 0.0), (k / count, 1.0)) for k in range(count)))
+
+
 def facade(rng: Rng, colour: Colour, columns: int = 4, rows: int = 4, size: int = 512) -> Texture:
     """A house front: framed windows, some lit, some with blinds, between bands of plaster."""
     image = np.full((size, size, 3), colour, np.float32)
@@ -236,18 +252,19 @@ def _frame(inset: float) -> list[tuple[float, float, float, float]]:
 class Atlas:
     """Every level of every texture in one image, so that one remap paints a whole frame.
 
-    offset [N,LEVELS,2]: where level l of texture n begins (x, y), without its padding. size [N,2]: width, height of level 0.
+    cells [N*LEVELS,4]: for level l of texture n, at n*LEVELS+l, the x and y that remap reads its corner at, and its width
+    and height. size [N,2]: width and height of level 0.
     """
 
     image: Image
-    offset: NDArray[np.float32]
+    cells: NDArray[np.float32]
     size: NDArray[np.float32]
 
 
 def build_atlas(textures: Sequence[Texture]) -> Atlas:
     """Levels halve by area averaging; small textures stop at 1 texel and repeat it."""
     columns: list[list[Image]] = []
-    offset = np.zeros((len(textures), LEVELS, 2), np.float32)
+    cells = np.zeros((len(textures), LEVELS, 4), np.float32)
     top = 0
     for n, texture in enumerate(textures):
         level, left, row = texture.image, 0, []
@@ -255,7 +272,7 @@ def build_atlas(textures: Sequence[Texture]) -> Atlas:
             if k:
                 level = np.asarray(cv2.resize(level, (max(level.shape[1] // 2, 1), max(level.shape[0] // 2, 1)), interpolation=cv2.INTER_AREA), np.uint8)
             padded = np.pad(level, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)), mode="wrap" if texture.tiles else "edge")
-            offset[n, k] = left + PADDING, top + PADDING
+            cells[n, k] = left + PADDING - 0.5, top + PADDING - 0.5, level.shape[1], level.shape[0]
             left += padded.shape[1]
             row.append(padded)
         columns.append(row)
@@ -263,7 +280,7 @@ def build_atlas(textures: Sequence[Texture]) -> Atlas:
     image = np.zeros((top, max(sum(level.shape[1] for level in row) for row in columns), 3), np.uint8)
     for n, row in enumerate(columns):
         for k, level in enumerate(row):
-            x, y = (offset[n, k] - PADDING).astype(int)
+            x, y = (cells[n, k, :2] + 0.5 - PADDING).astype(int)
             image[y : y + level.shape[0], x : x + level.shape[1]] = level
     size = np.array([texture.image.shape[1::-1] for texture in textures], np.float32)
-    return Atlas(image, offset, size)
+    return Atlas(image, cells.reshape(-1, 4), size)

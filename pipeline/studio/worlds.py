@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 
 from pipeline.studio.figure import Figure, Motion, add_figure
-from pipeline.studio.scene import Builder, Scene, Slider, Still
-from pipeline.studio.textures import Colour, Rng, bricks, crate, facade, panel, plain, planks, poster, sky, tiles, window
+from pipeline.studio.scene import Array, Builder, Scene, Slider, Still
+from pipeline.studio.textures import Colour, Rng, bricks, crate, facade, panel, plain, planks, poster, sky, tiles, wallpaper, window
 
 Subject = Literal["moving", "still", "none"]
 
@@ -88,15 +88,15 @@ def room(seed: int, extent: RoomSize | None = None) -> Scene:
     """A furnished room without people. Furniture stays within 0.7 m of the walls, so that the middle is free for the camera."""
     extent = extent or RoomSize()
     rng = np.random.default_rng([seed, 2])
-    builder = Builder(f"room-{seed}", light=(0.25, 0.35, -1.0))
+    builder = Builder(f"room-{seed}", light=(0.25, 0.35, -1.0), ambient=0.84)
     body = builder.add_actor(Still())
     (x0, x1), (y0, y1), top = extent.x, extent.y, extent.height
     wood = builder.add_texture(planks(rng, (176, 128, 84)))
     builder.floor = builder.add_face(body, [(x0, y1, 0), (x1, y1, 0), (x1, y0, 0), (x0, y0, 0)], wood, tile=1.6)
     ceiling = builder.add_texture(tiles(rng, ((232, 230, 224), (226, 224, 220)), 4))
     builder.add_face(body, [(x0, y0, top), (x1, y0, top), (x1, y1, top), (x0, y1, top)], ceiling, tile=2.4)
-    papers = [builder.add_texture(_wallpaper(rng, colour)) for colour in _pick(rng, WALLS, 2)]
-    papers.append(builder.add_texture(bricks(rng, (186, 108, 84), 12)))
+    papers = [builder.add_texture(wallpaper(rng, colour)) for colour in _pick(rng, WALLS, 2)]
+    papers.append(builder.add_texture(bricks(rng, (186, 108, 84))))
     corners = [(x0, y1), (x1, y1), (x1, y0), (x0, y0)]
     feature = int(rng.integers(4))
     for k in range(4):
@@ -107,16 +107,12 @@ def room(seed: int, extent: RoomSize | None = None) -> Scene:
     return builder.build()
 
 
-def _wallpaper(rng: Rng, colour: Colour):  # type: ignore[no-untyped-def]
-    second: Colour = (int(colour[0] * 0.86), int(colour[1] * 0.86), int(colour[2] * 0.88))
-    return planks(rng, colour, 8) if rng.random() < 0.3 else tiles(rng, (colour, second), 8, joint=0.01)
-
-
-def _upright(start, end, low, high):  # type: ignore[no-untyped-def]
+def _upright(start: Array, end: Array, low: float, high: float) -> list[tuple[float, float, float]]:
+    """The corners of a vertical rectangle, as `Builder.add_face` wants them."""
     return [(*start, high), (*end, high), (*end, low), (*start, low)]
 
 
-def _furnish(builder: Builder, body: int, start, end, top: float, rng: Rng) -> None:  # type: ignore[no-untyped-def]
+def _furnish(builder: Builder, body: int, start: Array, end: Array, top: float, rng: Rng) -> None:
     """Along one wall from start to end (seen from inside, left to right): pictures, a window or a door, cabinets and shelves."""
     length = float(np.linalg.norm(end - start))
     along = (end - start) / length
@@ -144,7 +140,7 @@ def _furnish(builder: Builder, body: int, start, end, top: float, rng: Rng) -> N
         at += width + float(rng.uniform(0.25, 0.6))
 
 
-def _plate(builder: Builder, body: int, left, right, inward, low: float, high: float, texture: int) -> None:  # type: ignore[no-untyped-def]
+def _plate(builder: Builder, body: int, left: Array, right: Array, inward: Array, low: float, high: float, texture: int) -> None:
     """A picture that hangs 2 cm before its wall."""
     builder.add_face(body, _upright(left + inward * 0.02, right + inward * 0.02, low, high), texture)
 
