@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Unit:
     earlier: tuple[str, ...] = ()  # keys of the parts of this unit that are there
     retry_provisional: bool = False
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hex digits: what the unit's result depends on."""
         return stable_hash(self.key_parts())[:16]

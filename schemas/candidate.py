@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Literal
 
@@ -77,6 +78,10 @@ class Candidate:
 
     def identity(self) -> str:
         """Hex digest of everything discovery knows. Same identity, same recipe, same code: same result."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         return sha256(repr(_canonical(self)).encode()).hexdigest()
 
 
