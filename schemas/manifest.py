@@ -53,7 +53,7 @@ SAMPLES = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("n_frames", pa.int32()),
         pa.field("fps", pa.float64()),
-        pa.field("angle_bins", pa.list_(pa.string())),  # "0-60", "30-90", "60-120": all that hold one of its angles (a group: its largest; multi-view: any pair's)
+        pa.field("angle_bins", pa.list_(pa.string())),  # "0-60", ...: all that hold its largest angle (multi-view: any pair's angle)
         pa.field("pairs", pa.list_(PAIR)),
         pa.field("scores", pa.struct([(name, pa.float64()) for name in SCORES]), nullable=False),
         pa.field("notes", pa.map_(pa.string(), pa.string())),  # decisions worth auditing, e.g. the crop-or-scale rule

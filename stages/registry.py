@@ -1,0 +1,12 @@
+"""Every stage by the name that recipes use. Nothing is imported until it is asked for."""
+
+from stages.stage import Stage
+
+
+def stages() -> dict[str, type[Stage]]:
+    """Name to class, in the order in which a recipe would usually list them."""
+    from stages.quality import Header, Quality
+    from stages.sample_views import Sync, ViewAngles, ViewGroups
+    from stages.sample_windows import Endpoints, Windows
+
+    return {each.name: each for each in (Header, Sync, ViewAngles, ViewGroups, Windows, Endpoints, Quality)}
