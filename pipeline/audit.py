@@ -1,10 +1,10 @@
 """Look at, check and question what pipeline.curate wrote.
 
-  python -m pipeline.audit summary DIR              counts by source, status and reason
-  python -m pipeline.audit verify DIR               read every byte again and compare it with the manifest
-  python -m pipeline.audit report DIR               rebuild DIR/report/index.html
-  python -m pipeline.audit show DIR SAMPLE_ID       everything known of one candidate
-  python -m pipeline.audit sql DIR "SELECT ..."     SQL over the tables samples, shards and units
+python -m pipeline.audit summary DIR              counts by source, status and reason
+python -m pipeline.audit verify DIR               read every byte again and compare it with the manifest
+python -m pipeline.audit report DIR               rebuild DIR/report/index.html
+python -m pipeline.audit show DIR SAMPLE_ID       everything known of one candidate
+python -m pipeline.audit sql DIR "SELECT ..."     SQL over the tables samples, shards and units
 """
 
 import argparse

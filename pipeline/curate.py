@@ -82,7 +82,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             print(f"source {name!r} is left out: no --input {name}=PATH", file=sys.stderr)
     output = Path(options.output).resolve()
     for name, root in roots.items():
-        if output == root or root in output.parents and root.is_dir():
+        if output == root or (root in output.parents and root.is_dir()):
             raise ValueError(f"--output {options.output} lies inside the input of {name!r}; it would be read as footage")
     sources = bind(recipe, options.seed)
     return Settings(
@@ -140,8 +140,8 @@ def _close(settings: Settings, result: Result) -> int:
     print(f"manifest: {settings.output / 'manifest'}")
     print(f"report: {settings.output / 'report' / 'index.html'}")
     if result.over_budget:
-        share = totals.errors / max(totals.candidates, 1)
-        print(f"{totals.errors} of {totals.candidates} candidates ({share:.1%}) are errors, --error-budget is {settings.error_budget:.1%}", file=sys.stderr)
+        share = f"{totals.errors} of {totals.candidates} candidates ({totals.errors / max(totals.candidates, 1):.1%})"
+        print(f"{share} are errors, more than --error-budget {settings.error_budget:.1%}", file=sys.stderr)
         return OVER_BUDGET
     return DONE
 
@@ -154,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", metavar="RECIPE", help=f"a recipe file, or one that is shipped: {', '.join(shipped_recipes())}")
-    parser.add_argument("--input", metavar="NAME=PATH", action="append", default=[], help="footage for a source of the recipe; repeat for more")
+    parser.add_argument(
+        "--input", metavar="NAME=PATH", action="append", default=[], help="footage for a source of the recipe; repeat for more"
+    )
     parser.add_argument("--output", metavar="DIR", required=True, help="shards, manifest, run.json and report go here")
     parser.add_argument("--executor", choices=("inline", "process", "ray"), default="process", help="where units run (default: process)")
     parser.add_argument("--workers", metavar="N", type=_positive, help="units at a time (default: one for each CPU)")
@@ -164,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--explain", action="store_true", help="say why units run again: which part of their key changed")
     parser.add_argument("--retry-errors", action="store_true", help="look again at candidates that ended in E_TIMEOUT, E_OOM or E_IO")
     parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's seed")
-    parser.add_argument("--error-budget", metavar="SHARE", type=_share, default=0.05, help="errors that are tolerated, 0 to 1 (default: 0.05)")
+    parser.add_argument(
+        "--error-budget", metavar="SHARE", type=_share, default=0.05, help="errors that are tolerated, 0 to 1 (default: 0.05)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from stages.media.writer import encoded_size
 
 from schemas.camera import CameraTrack
 from schemas.candidate import MediaFile
@@ -21,7 +22,6 @@ from schemas.frames import Scene, SceneView
 from schemas.recipe import Encode, Payload
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media
-from stages.media.writer import encoded_size
 from stages.stage import Item
 
 PAYLOAD_VERSION = 1
@@ -85,7 +85,7 @@ def _view_member(
     # A sequence of images has no bytes of a video to copy: it is encoded with the default settings.
     encode = payload.video if isinstance(payload.video, Encode) else Encode()
     wanted = None if frames is None else [int(i) for i in frames]
-    return Bytes(f"{name}.mp4", media.encode(view.media, view.index, wanted, encode)), encoded_size(*size, encode)
+    return Bytes(f"{name}.mp4", media.encode(view.media, view.index, wanted, encode)), encoded_size(view.index, encode)
 
 
 def _copied(name: str, file: MediaFile) -> Member:

@@ -6,6 +6,7 @@ Resuming is running again: what is done is listed, subtracted, and the rest is d
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,14 @@ class Result:
 def prepare(settings: Settings, progress: Progress) -> Prepared:
     """Discover and plan. Writes nothing. Raises PlanError, FileNotFoundError or ValueError for a usage error."""
     found = {
-        name: discover(source, settings.roots[name], settings.limit, settings.captions, lambda n, name=name: progress.discovered(name, n))
+        name: discover(source, settings.roots[name], settings.limit, settings.captions, partial(progress.discovered, name))
         for name, source in settings.sources.items()
     }
     planned = read_plan(settings.output)
     check_sources(planned, found, settings.limit)
     new = extend_plan(planned, found, settings.recipe.units.size)
     earlier = list_parts(settings.output)
-    units, gone = make_units(
-        [*planned, *new], found, settings.sources, settings.roots, settings.output, settings.captions, earlier
-    )
+    units, gone = make_units([*planned, *new], found, settings.sources, settings.roots, settings.output, settings.captions, earlier)
     pending = [unit for unit in units if unit.key not in unit.earlier]
     if settings.retry_errors:
         done = [unit for unit in units if unit.key in unit.earlier and read_meta(unit_part(unit))["provisional"]]

@@ -116,7 +116,8 @@ def pack(shard: Shard) -> dict[str, Any]:
                 offset, digest = tar.add(f"{sample.sample_id}.{member.name}", member.size, _chunks(shard, sample, member))
                 if member.sha256 not in (None, digest):
                     raise OSError(f"{sample.sample_id}.{member.name}: the part {sample.tar} no longer holds what was written to it")
-                members.append({"sample_id": sample.sample_id, "name": member.name, "offset": offset, "size": member.size, "sha256": digest})
+                where = {"offset": offset, "size": member.size, "sha256": digest}
+                members.append({"sample_id": sample.sample_id, "name": member.name, **where})
         digest = tar.finish()
     record = {
         "shard": shard.name,

@@ -29,7 +29,8 @@ _SHARDS_PER_FILE = 256
 class Totals:
     """Counts over the final rows, for run.json and the closing lines."""
 
-    counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # source -> status, samples and sources that failed
+    # By source. counts: samples, and sources that came to nothing, by status.
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     reasons: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     text: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # of kept samples: with | without
     candidates: int = 0
@@ -81,10 +82,12 @@ def write_tables(output: Path, units: Sequence[Unit], records: Sequence[Mapping[
     manifest = output / "manifest"
     _write_files(manifest / "shards", SHARDS, _batched(records, _SHARDS_PER_FILE))
     _write_files(manifest / "samples", SAMPLES, (_sample_rows(batch, placed, over, totals) for batch in _batched(units, _UNITS_PER_FILE)))
-    _write_files(
-        manifest / "units", UNITS, ([read_meta(unit_part(unit))["units_row"] for unit in batch] for batch in _batched(units, _UNITS_PER_FILE))
-    )
+    _write_files(manifest / "units", UNITS, (_unit_rows(batch) for batch in _batched(units, _UNITS_PER_FILE)))
     return totals
+
+
+def _unit_rows(units: Sequence[Unit]) -> list[dict[str, Any]]:
+    return [read_meta(unit_part(unit))["units_row"] for unit in units]
 
 
 def _sample_rows(units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], over: set[str], totals: Totals) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ def from_w2c(w2c: ArrayLike) -> Array:
     matrix = _homogeneous(np.asarray(w2c, np.float64))
     with np.errstate(all="ignore"):
         try:
-            return np.linalg.inv(matrix)
+            return np.asarray(np.linalg.inv(matrix), np.float64)
         except np.linalg.LinAlgError:
             return np.full_like(matrix, np.nan)  # check_poses turns it into E_CAMERA with the frame's number
 

@@ -116,15 +116,18 @@ def sample_key(*names: str) -> str:
     if not names or not all(names):
         raise ValueError(f"a sample key needs non-empty names, got {names!r}")
     name = "/".join(names)
-    key = "".join(
-        char if _PLAIN.fullmatch(char) else {"_": "__", "/": "_-"}.get(char) or "".join(f"_x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
-        for char in name
-    )
+    key = "".join(map(_escape, name))
     if len(key) <= MAX_KEY:
         return key
     digest = sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     head = key[: MAX_KEY - 18].rstrip("_")
     return f"{head}_h{digest}"
+
+
+def _escape(char: str) -> str:
+    if _PLAIN.fullmatch(char):
+        return char
+    return {"_": "__", "/": "_-"}.get(char) or "".join(f"_x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 def parse_key(key: str) -> str:

@@ -5,6 +5,7 @@ Every message says what, the value, what is allowed, and where it stands.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ class RecipeError(ValueError):
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """" (did you mean 'x'?)" where something allowed is near, else the whole list of what is allowed."""
+    """ " (did you mean 'x'?)" where something allowed is near, else the whole list of what is allowed."""
     allowed = sorted(allowed)
     close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     if close:
@@ -84,12 +85,13 @@ def _convert(hint: Any, value: Any, where: str, metadata: Mapping[str, Any]) -> 
             return tuple(_convert(arguments[0], each, f"{where}[{i}]", metadata) for i, each in enumerate(value))
         if len(value) != len(arguments):
             raise RecipeError(f"{where}: expected {len(arguments)} values, got {value!r}")
-        return tuple(_convert(argument, each, f"{where}[{i}]", metadata) for i, (argument, each) in enumerate(zip(arguments, value, strict=True)))
+        pairs = enumerate(zip(arguments, value, strict=True))
+        return tuple(_convert(argument, each, f"{where}[{i}]", metadata) for i, (argument, each) in pairs)
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where}: expected a mapping, got {value!r}")
         return {str(key): _convert(arguments[1], each, f"{where}.{key}", metadata) for key, each in value.items()}
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, where)
     return _scalar(hint, value, where, metadata)
 
@@ -102,7 +104,7 @@ def _scalar(hint: Any, value: Any, where: str, metadata: Mapping[str, Any]) -> A
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}")
     if hint in (int, float):
         low, high = metadata.get("low"), metadata.get("high")
-        if not (value == value and (low is None or value >= low) and (high is None or value <= high)):
+        if math.isnan(value) or not ((low is None or value >= low) and (high is None or value <= high)):
             span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
             raise RecipeError(f"{where}: {value!r} is out of range; it must be {span}")
         return hint(value)

@@ -5,6 +5,8 @@
 
 from stages.ingest.base import Ingest
 
+__all__ = ["Ingest", "ingests"]
+
 
 def ingests() -> dict[str, type[Ingest]]:
     """Every built layout by name."""
