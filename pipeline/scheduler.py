@@ -66,11 +66,12 @@ class Summary:
 
 
 # Messages are part of the manifest, which must not depend on where a run ran: they name no signal, process or host.
+_FOUND = "found by running the unit in parts"
 _BLAME: dict[State, tuple[Reason, str]] = {
-    "died": (Reason.E_CRASH, "killed the worker process that examined it, found by running the unit in parts; look at the file itself"),
-    "oom": (Reason.E_OOM, "ran a worker process out of memory, found by running the unit in parts; give workers more memory, then --retry-errors"),
-    "timeout": (Reason.E_TIMEOUT, "ran past its share of the unit's deadline, found by running the unit in parts; --retry-errors tries it again"),
-}  # fmt: skip
+    "died": (Reason.E_CRASH, f"killed the worker process that examined it ({_FOUND}); look at the file itself"),
+    "oom": (Reason.E_OOM, f"ran a worker process out of memory ({_FOUND}); give workers more memory, then --retry-errors"),
+    "timeout": (Reason.E_TIMEOUT, f"ran past its share of the unit's deadline ({_FOUND}); --retry-errors tries it again"),
+}
 
 _POLL_S = 0.2  # how long a request to stop may go unseen
 
@@ -82,8 +83,6 @@ class _State:
     work: Any
     attempts: int = 0  # tasks started for the whole work
     killed: int = 0  # of these, since the last search
-    raised: int = 0
-    lost: int = 0
     rounds: int = 0  # searches for culprits begun
     trials: int = 0  # of the search under way, queued or in flight
     found: int = 0  # culprits found by the search under way
@@ -92,12 +91,14 @@ class _State:
     over: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Job:
     """A task to run, or running: the whole work (items None) or a trial."""
 
     state: _State
     items: range | None = None
+    raised: int = 0
+    lost: int = 0  # counted by task: one lost node may have run many trials of one work
 
     def task(self) -> Task:
         task = self.state.work.task(self.items, self.state.excluded)
@@ -213,12 +214,12 @@ class _Loop:
             else:
                 self.trial_ended(state)
         elif outcome.state == "lost":
-            state.lost += 1
-            pause = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** (state.lost - 1))
-            self.again_or_fail(job, outcome, state.lost < policy.attempts_lost, pause)
+            job.lost += 1
+            pause = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** (job.lost - 1))
+            self.again_or_fail(job, outcome, job.lost < policy.attempts_lost, pause)
         elif outcome.state == "raised":
-            state.raised += 1
-            self.again_or_fail(job, outcome, state.raised < policy.attempts_raised)
+            job.raised += 1
+            self.again_or_fail(job, outcome, job.raised < policy.attempts_raised)
         elif job.items is None:
             self.whole_killed(job, outcome)
         else:

@@ -10,8 +10,6 @@ and a worker keeps its modules (and what they cache) from task to task.
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-EXECUTORS = ("inline", "process", "ray")
-
 State = Literal[
     "done",  # value holds what the function returned
     "raised",  # the function raised, or its result cannot be sent back; message holds the traceback
@@ -62,26 +60,3 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Abandon what is in flight and end every process that this executor started. Idempotent."""
-
-
-def make_executor(name: str, workers: int | None = None) -> Executor:
-    """The executor of that name with `workers` tasks at a time.
-
-    None means one for `inline`, every core this process may use for `process`, and every CPU of the cluster for `ray`.
-    Raises ValueError for an unknown name or a number of workers below one.
-    """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; allowed: 1 or more, or none given to use every core")
-    if name == "inline":
-        from pipeline.executors.inline import InlineExecutor
-
-        return InlineExecutor()
-    if name == "process":
-        from pipeline.executors.process import ProcessExecutor
-
-        return ProcessExecutor(workers)
-    if name == "ray":
-        from pipeline.executors.ray import RayExecutor
-
-        return RayExecutor(workers)
-    raise ValueError(f"unknown executor {name!r}; allowed: {', '.join(EXECUTORS)}")

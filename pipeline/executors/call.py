@@ -2,8 +2,11 @@
 
 import errno
 import importlib
+import os
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline.executors import Outcome, Task
@@ -25,6 +28,11 @@ def resolve(function: str) -> Callable[[Any], Any]:
     return found
 
 
+def module_path() -> str:
+    """PYTHONPATH for workers: where this process looks for modules, what a test or a notebook added included."""
+    return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+
+
 def is_storage_failure(error: OSError) -> bool:
     """Whether the error is about storage or the network, so that the same task may succeed later or elsewhere."""
     if error.errno is None:  # raised by libraries, without a number
@@ -40,5 +48,5 @@ def perform(task: Task) -> Outcome:
         return Outcome(task.key, "oom", message=traceback.format_exc())
     except OSError as error:
         return Outcome(task.key, "lost" if is_storage_failure(error) else "raised", message=traceback.format_exc())
-    except Exception:  # whatever a task raises is its result: the scheduler judges it, with the traceback
+    except Exception:  # whatever a task raises is its result: the scheduler judges it
         return Outcome(task.key, "raised", message=traceback.format_exc())

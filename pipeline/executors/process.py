@@ -12,14 +12,17 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait as wait_for_any
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 
 from pipeline.executors import Outcome, Task
+from pipeline.executors.call import module_path
 
 _POLL_S = 1.0  # how long a death may go unseen when a grandchild holds the pipe open
+_MAX_FAILED_STARTS = 4
 
 
 def _oom_kills() -> int:
@@ -38,7 +41,7 @@ class _Worker:
     ready: bool = False  # its interpreter is up: from here on, a deadline is fair
     task: Task | None = None
     deadline: float = float("inf")  # of time.monotonic()
-    oom_kills: int = field(default=0)  # when the task began
+    oom_kills: int = 0  # when the task began
 
     def start(self, task: Task) -> None:
         self.task, self.oom_kills = task, _oom_kills()
@@ -55,8 +58,6 @@ class _Worker:
 
 def _spawn() -> _Worker:
     ours, theirs = Pipe()
-    # Workers see the modules that we see, also those that a test or a notebook put on sys.path.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
     command = [sys.executable, "-m", "pipeline.executors.worker", str(theirs.fileno()), str(os.getpid())]
     process = subprocess.Popen(
         command,
@@ -64,7 +65,7 @@ def _spawn() -> _Worker:
         stdout=2,  # what a library prints must not end up in the driver's output
         pass_fds=[theirs.fileno()],
         start_new_session=True,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": module_path()},
     )
     theirs.close()
     return _Worker(process, ours)
@@ -80,6 +81,7 @@ class ProcessExecutor:
         self.slots = workers or len(os.sched_getaffinity(0))
         self._workers: list[_Worker] = []
         self._queue: deque[Task] = deque()
+        self._failed_starts = 0  # in a row
         self._closed = False
 
     def submit(self, task: Task) -> None:
@@ -90,12 +92,13 @@ class ProcessExecutor:
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         ends_at = time.monotonic() + timeout_s
-        while True:
+        while self._queue or any(worker.task is not None for worker in self._workers):
             ended = [outcome for worker in self._listen(ends_at) if (outcome := self._hear(worker)) is not None]
             ended += self._enforce_deadlines()
             self._dispatch()
             if ended or time.monotonic() >= ends_at:
                 return ended
+        return []
 
     def close(self) -> None:
         self._closed = True
@@ -124,7 +127,7 @@ class ProcessExecutor:
         if not self._workers:
             return []
         now = time.monotonic()
-        nearest = min(ends_at, min(worker.deadline for worker in self._workers), now + _POLL_S)
+        nearest = min(ends_at, *(worker.deadline for worker in self._workers), now + _POLL_S)
         spoken = wait_for_any([worker.pipe for worker in self._workers], max(0.0, nearest - now))
         return [w for w in self._workers if w.pipe in spoken or w.process.poll() is not None]
 
@@ -136,9 +139,10 @@ class ProcessExecutor:
         if message is None:
             return self._bury(worker)
         if not worker.ready:
-            worker.ready = True
+            worker.ready, self._failed_starts = True, 0
             return None
-        outcome: Outcome = pickle.loads(message)
+        assert worker.task is not None
+        outcome: Outcome = replace(pickle.loads(message), key=worker.task.key)
         worker.task, worker.deadline = None, float("inf")
         return outcome
 
@@ -147,8 +151,9 @@ class ProcessExecutor:
         task, kills_before = worker.task, worker.oom_kills
         status = self._retire(worker)
         if task is None:
-            if not worker.ready:  # it would happen again for ever
-                raise RuntimeError(f"a worker process could not start (exit status {status}); its stderr says why")
+            self._failed_starts += not worker.ready
+            if self._failed_starts > _MAX_FAILED_STARTS:  # it would go on for ever
+                raise RuntimeError(f"worker processes do not start (exit status {status}); their stderr says why")
             return None
         if status == -signal.SIGKILL and _oom_kills() > kills_before:
             return Outcome(task.key, "oom", message="the kernel killed the worker process for its memory")

@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
 
 from pipeline.executors import Outcome, Task
@@ -38,15 +39,23 @@ def _reply(outcome: Outcome) -> bytes:
         return pickle.dumps(Outcome(outcome.key, "raised", message=f"the result does not pickle: {error!r}"))
 
 
+def _run(message: bytes) -> Outcome:
+    try:
+        task: Task = pickle.loads(message)
+    except Exception:  # a payload that this side cannot rebuild is the task's failure, not the worker's
+        return Outcome("", "raised", message=traceback.format_exc())
+    return perform(task)
+
+
 def serve(connection: "Connection[bytes, bytes]") -> None:
     """Say that we are up, then run what comes, one task at a time, until the driver hangs up."""
     connection.send_bytes(b"")
     while True:
         try:
-            task: Task = pickle.loads(connection.recv_bytes())
+            message = connection.recv_bytes()
         except EOFError:
             return
-        connection.send_bytes(_reply(perform(task)))
+        connection.send_bytes(_reply(_run(message)))
 
 
 def main() -> None:

@@ -1,0 +1,174 @@
+"""A bounded `ray.wait` loop over Ray Core tasks. Ray retries nothing: what a death means is the scheduler's business.
+
+Every task is a streaming generator that first yields a start mark and then its outcome, so that a deadline counts from
+the moment the task runs. Time spent waiting for a node that the autoscaler has yet to bring is not the task's.
+"""
+
+import importlib
+import importlib.util
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.executors import Outcome, Task
+from pipeline.executors.call import module_path, perform
+
+if TYPE_CHECKING:
+    from ray import ObjectRefGenerator
+
+_POLL_S = 1.0  # how often running tasks are compared with their deadlines
+_LOCAL_OBJECT_STORE_BYTES = 200 * 2**20  # only outcomes travel: paths and counts, never frames
+_MIN_SLOTS = 2  # a cluster without workers yet must see demand, or its autoscaler brings none
+
+
+def _import_ray() -> ModuleType:
+    if importlib.util.find_spec("ray") is None:
+        raise ImportError("the ray executor needs ray; fix: uv pip install 'ray[default]', or use --executor process")
+    return importlib.import_module("ray")
+
+
+@contextmanager
+def _environment(**defaults: str) -> Iterator[None]:
+    """Set the variables that are not set, and take them back afterwards."""
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def connect(workers: int | None) -> bool:
+    """Be connected to a cluster: the one we have, the one that RAY_ADDRESS names, or a local one that we start.
+
+    Returns whether we connected, and so are the one to disconnect. In a job, `working_dir` brings our modules to the
+    workers; otherwise they look where this process looks, which the nodes of one file system can.
+    """
+    ray = _import_ray()
+    if ray.is_initialized():
+        return False
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    options: dict[str, Any] = {"logging_level": logging.WARNING}
+    if not in_job:
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": module_path()}}
+    if in_job or os.environ.get("RAY_ADDRESS"):
+        ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", **options)
+        return True
+    # Without an explicit mode, Ray writes a token into the home folder, and every later `ray job submit` to a head on
+    # this machine then asks for it. This cluster listens on loopback and lives as long as this process.
+    with _environment(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0"):
+        ray.init(
+            address="local",
+            num_cpus=workers or len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+            **options,
+        )
+    return True
+
+
+def _run_task(task: Task) -> Iterator[Outcome | None]:
+    """What a Ray worker runs: None when it starts, then the outcome."""
+    yield None
+    yield perform(task)
+
+
+@dataclass(eq=False)
+class _Flight:
+    task: Task
+    stream: "ObjectRefGenerator"
+    deadline: float | None = None  # of time.monotonic(); None until it runs
+    cancelled: bool = False
+
+
+class RayExecutor:
+    """Ray Core tasks of `num_cpus` each, named by their keys in Ray's dashboard.
+
+    With `workers` given, that many are in flight; otherwise as many as the cluster could run at once.
+    """
+
+    def __init__(self, workers: int | None = None, num_cpus: float = 1.0) -> None:
+        self._disconnect = connect(workers)
+        self._ray = _import_ray()
+        self._workers = workers
+        self._num_cpus = num_cpus
+        self._function = self._ray.remote(max_retries=0, num_cpus=num_cpus, num_returns="streaming")(_run_task)
+        self._flights: dict[Any, _Flight] = {}
+        self._closed = False
+
+    @property
+    def slots(self) -> int:
+        if self._workers is not None:
+            return self._workers
+        # One more than runs: the next task is on its way while a result travels back, and the autoscaler sees demand.
+        return max(_MIN_SLOTS, int(self._ray.cluster_resources().get("CPU", 0) / self._num_cpus) + 1)
+
+    def submit(self, task: Task) -> None:
+        if self._closed:
+            raise RuntimeError(f"task {task.key!r} came after close(); make a new executor")
+        stream = self._function.options(name=task.key).remote(task)
+        self._flights[stream] = _Flight(task, stream)
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        ends_at = time.monotonic() + timeout_s
+        while self._flights:
+            left = max(0.0, min(_POLL_S, ends_at - time.monotonic()))
+            # All that are ready, not one at a time: start marks come in crowds.
+            ready, _ = self._ray.wait(list(self._flights), num_returns=1, timeout=left, fetch_local=False)
+            more, _ = self._ray.wait(list(self._flights), num_returns=len(self._flights), timeout=0, fetch_local=False)
+            ended = [out for stream in dict.fromkeys([*ready, *more]) if (out := self._hear(self._flights[stream]))]
+            self._enforce_deadlines()
+            if ended or time.monotonic() >= ends_at:
+                return ended
+        return []
+
+    def close(self) -> None:
+        """Abandon what is in flight. Ends the cluster's tasks, and the cluster itself if this executor started it."""
+        if self._closed:
+            return
+        self._closed = True
+        for stream in self._flights:
+            self._ray.cancel(stream, force=True)
+        self._flights.clear()
+        if self._disconnect:
+            self._ray.shutdown()
+
+    def _hear(self, flight: _Flight) -> Outcome | None:
+        """The next word of a task that has spoken: its outcome, or None for the start mark."""
+        try:
+            word: Outcome | None = self._ray.get(next(flight.stream))
+        except Exception as error:  # Ray says by exceptions how a task ended; none of them may pass for a result
+            word = self._judge(flight, error)
+        if word is None:
+            seconds = flight.task.timeout_s
+            flight.deadline = None if seconds is None else time.monotonic() + seconds
+            return None
+        del self._flights[flight.stream]
+        return word
+
+    def _judge(self, flight: _Flight, error: Exception) -> Outcome:
+        task, known = flight.task, self._ray.exceptions
+        if flight.cancelled and isinstance(error, known.TaskCancelledError | known.WorkerCrashedError):
+            return Outcome(task.key, "timeout", message=f"ran past its deadline of {task.timeout_s:g} s")
+        if isinstance(error, known.OutOfMemoryError):
+            return Outcome(task.key, "oom", message=str(error))
+        if isinstance(error, known.WorkerCrashedError):
+            return Outcome(task.key, "died", message="the worker process died")
+        if isinstance(error, known.RayTaskError):  # payload or result that does not pickle, module not found
+            return Outcome(task.key, "raised", message=str(error))
+        if isinstance(error, known.RayError):  # node died, preempted, object lost, set-up of the node failed
+            return Outcome(task.key, "lost", message=f"{type(error).__name__}: {error}")
+        raise error
+
+    def _enforce_deadlines(self) -> None:
+        now = time.monotonic()
+        for flight in self._flights.values():
+            if flight.deadline is not None and flight.deadline <= now and not flight.cancelled:
+                flight.cancelled = True  # its end arrives as an exception
+                self._ray.cancel(flight.stream, force=True)
