@@ -1,0 +1,133 @@
+"""Plain clips without cameras: a folder, a glob below it, or a CSV with the columns `file_name,text`.
+
+Captions: the CSV's text, else the side-car `clip.txt` beside `clip.mp4`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from schemas.candidate import Candidate, MediaRef, View
+from schemas.frames import Scene, SceneView
+from schemas.verdict import CandidateError, Reason
+from stages.ingest.base import Ingest
+from stages.ingest.files import (
+    MAX_CAPTION_BYTES,
+    VIDEO_EXTENSIONS,
+    CsvRow,
+    media_file,
+    natural_key,
+    read_caption_csv,
+    relative_name,
+    require_folder,
+    unique,
+)
+from stages.media import Media
+
+CAPTIONS = "metadata.csv"
+
+
+@dataclass(frozen=True)
+class ClipsOptions:
+    """csv: only its rows, in its order; a row whose file is missing is NO_FOOTAGE. Without it: every file below the input
+    that matches `glob` and has one of the extensions, plus the rows of `metadata.csv` where there is one.
+    """
+
+    csv: str | None = None
+    glob: str = "**/*"
+    extensions: tuple[str, ...] = VIDEO_EXTENSIONS
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.glob).parts
+        if not parts or ".." in parts or parts[0] == "/":
+            raise ValueError(f"glob is {self.glob!r}; it must be relative to the input and stay below it, e.g. '**/*'")
+        odd = [extension for extension in self.extensions if not extension.startswith(".") or extension != extension.lower()]
+        if odd or not self.extensions:
+            raise ValueError(f"extensions are {list(self.extensions)}; give lower-case ones with their dot, e.g. ['.mp4']")
+
+
+class Clips(Ingest):
+    format: ClassVar[str] = "clips"
+    provides: ClassVar[frozenset[str]] = frozenset({"video"})
+    Options: ClassVar[type] = ClipsOptions
+
+    def discover(self, root: Path) -> Iterator[Candidate]:
+        require_folder(root)
+        table = root / (self.options.csv or CAPTIONS)
+        if self.options.csv is not None and not table.is_file():
+            raise FileNotFoundError(f"the option csv names {self.options.csv!r}, which is not in {root}")
+        rows = read_caption_csv(table) if table.is_file() else []
+        only_rows = self.options.csv is not None
+        candidates = [_listed(root, row) for row in rows] if only_rows else self._folder(root, rows)
+        if not candidates:
+            raise ValueError(f"{root} holds no clip: looked for {self.options.glob!r} with one of {', '.join(self.options.extensions)}")
+        yield from unique(candidates)
+
+    def _folder(self, root: Path, rows: list[CsvRow]) -> list[Candidate]:
+        texts: dict[str, str | None] = {}
+        for row in rows:
+            texts.setdefault(_posix(row.file_name), row.text)
+        found = [_clip(root, relative_name(root, path), texts) for path in self._paths(root)]
+        present = {candidate.candidate_id for candidate in found}
+        # A row for a file that is not there is a candidate too; so is the second row of a file.
+        seen: set[str] = set()
+        for row in rows:
+            name = _posix(row.file_name)
+            if name not in present or name in seen:
+                found.append(_listed(root, row))
+            seen.add(name)
+        return sorted(found, key=lambda candidate: natural_key(candidate.candidate_id))
+
+    def _paths(self, root: Path) -> list[Path]:
+        """Files that match, not hidden ones; linked folders are not entered (pathlib's `**` does not follow them)."""
+        wanted = tuple(self.options.extensions)
+        return [
+            path
+            for path in root.glob(self.options.glob)
+            if path.name.lower().endswith(wanted)
+            and not path.is_dir()
+            and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(root).parts)
+        ]
+
+    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+        views = tuple(SceneView(view.view_id, view.media, media.index(view.media)) for view in candidate.views)
+        return Scene(candidate, views)
+
+
+def _listed(root: Path, row: CsvRow) -> Candidate:
+    if not row.file_name:
+        error = (Reason.NO_FOOTAGE, f"line {row.line} of the CSV names no file")
+        return Candidate("clips", f"line{row.line}", "video", (), caption=row.text, error=error)
+    name = _posix(row.file_name)
+    return _clip(root, name, {name: row.text})
+
+
+def _clip(root: Path, name: str, texts: Mapping[str, str | None]) -> Candidate:
+    caption = texts.get(name)
+    try:
+        file = media_file(root, Path(name))
+        caption = caption or _side_car(root, name)
+    except CandidateError as problem:
+        return Candidate("clips", name, "video", (), caption=caption, error=(problem.reason, problem.message))
+    return Candidate("clips", name, "video", (View(PurePosixPath(name).stem, MediaRef("video", (file,))),), caption=caption)
+
+
+def _side_car(root: Path, name: str) -> str | None:
+    """The text beside the clip; None where there is none or it is empty. Bytes that are not UTF-8 become U+FFFD."""
+    try:
+        file = media_file(root, Path(name).with_suffix(".txt"))
+    except CandidateError as problem:
+        if problem.reason is Reason.NO_FOOTAGE:
+            return None
+        raise
+    if file.size > MAX_CAPTION_BYTES:
+        raise CandidateError(Reason.E_OPEN, f"the caption {file.path} has {file.size} bytes; at most {MAX_CAPTION_BYTES} are read")
+    try:
+        return (root / file.path).read_text("utf-8-sig", "replace").strip() or None
+    except OSError as error:
+        raise CandidateError(Reason.E_IO, f"the caption {file.path} cannot be read: {error.strerror}") from error
+
+
+def _posix(name: str) -> str:
+    return PurePosixPath(name).as_posix()

@@ -1,0 +1,225 @@
+"""Any synchronized rig: a folder of videos and a calibration.
+
+The input is one scene, or a folder of scene folders. Videos lie in the scene's folder or in `videos/`; the calibration
+lies there too or in `calibration/`, `calib/`, `cameras/`, `colmap/`, `sparse/` or `sparse/0/`. It is the first found of:
+
+1. `cameras.json`, our own schema (stages/ingest/rig_json.py).
+2. `*.qca.txt`, Qualisys. A video belongs to the camera whose serial is its name or a part of its name.
+3. `cameras.txt` and `images.txt`, COLMAP's text model. An image `cam01.jpg` is the static camera of `cam01.mp4`; images
+   `cam01/000001.jpg`, ... in natural order are the poses of its frames.
+
+A camera without video or a video without camera is E_FRAMECOUNT (Qualisys files may list cameras that film nothing).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from schemas.camera import Array, CameraTrack, Scale
+from schemas.candidate import Candidate, MediaFile, MediaRef, View
+from schemas.frames import Scene, SceneView
+from schemas.typed import bounded
+from schemas.verdict import CandidateError, Reason
+from stages.ingest.base import Ingest
+from stages.ingest.colmap import ColmapImage, parse_cameras, parse_images
+from stages.ingest.files import (
+    VIDEO_EXTENSIONS,
+    files,
+    folders,
+    media_file,
+    natural_key,
+    read_json,
+    read_text,
+    relative_name,
+    require_folder,
+    unique,
+)
+from stages.ingest.geometry import Anchor, SizeRule, common_centre, fit_to_frames, match_names, over_frames
+from stages.ingest.qualisys import QualisysCamera, parse_calibration
+from stages.ingest.rig_json import parse_rig
+from stages.media import Media
+
+CALIBRATION_FOLDERS = (".", "calibration", "calib", "cameras", "colmap", "sparse", "sparse/0")
+
+Tracks = dict[str, CameraTrack]  # by view name
+
+
+@dataclass(frozen=True)
+class RigOptions:
+    """size_rule, anchor, max_crop: what to make of frames that have another size than the calibration speaks of (see
+    geometry.fit_to_frames); a crop may take at most max_crop of a side. colmap_scale: whether COLMAP's unit is the metre.
+    centre_within_deg: the scene centre is the point nearest to all optical axes, if none passes it by more; 0 for none.
+    """
+
+    size_rule: SizeRule = "crop"
+    anchor: Anchor = "centre"
+    max_crop: float = bounded(0.05, low=0.0, high=1.0)
+    colmap_scale: Scale = "arbitrary"
+    centre_within_deg: float = bounded(10.0, low=0.0, high=90.0)
+
+
+class Rig(Ingest):
+    format: ClassVar[str] = "rig"
+    provides: ClassVar[frozenset[str]] = frozenset({"video", "cameras", "synchronized"})
+    Options: ClassVar[type] = RigOptions
+
+    def discover(self, root: Path) -> Iterator[Candidate]:
+        require_folder(root)
+        if _videos(root) or _calibration(root) is not None:
+            scenes = [root]
+        else:
+            scenes = [folder for folder in folders(root) if _videos(folder) or _calibration(folder) is not None]
+        if not scenes:
+            raise ValueError(
+                f"{root} holds no rig: looked for videos and for cameras.json, *.qca.txt or COLMAP's cameras.txt and images.txt "
+                "in it and in the folders directly below"
+            )
+        yield from unique(_candidate(root, scene) for scene in scenes)
+
+    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+        names = [view.view_id for view in candidate.views]
+        tracks, notes = self._tracks(root, candidate, names)
+        match_names(names, list(tracks))
+        tracks, centre_note = self._with_centre(tracks)
+        notes |= centre_note
+        views = []
+        for view in candidate.views:
+            index = media.index(view.media)
+            track, note = fit_to_frames(
+                tracks[view.view_id], index.width, index.height, self.options.size_rule, self.options.anchor, self.options.max_crop
+            )
+            if note is not None:
+                notes[f"size.{view.view_id}"] = note
+            track = over_frames(track, index, view.view_id)
+            views.append(SceneView(view.view_id, view.media, index, track, np.arange(len(index), dtype=np.int64)))
+        return Scene(candidate, tuple(views), notes)
+
+    def _tracks(self, root: Path, candidate: Candidate, names: list[str]) -> tuple[Tracks, dict[str, str]]:
+        kind = str(candidate.attrs["calibration"])
+        notes = {"calibration": kind}
+        if kind == "json":
+            return parse_rig(read_json(root, candidate.sidecars["cameras.json"])), notes
+        if kind == "qualisys":
+            tracks, skipped = _qualisys_tracks(parse_calibration(read_text(root, candidate.sidecars["qca"])), names)
+            return tracks, notes | ({"cameras_without_video": ", ".join(skipped)} if skipped else {})
+        cameras, images = (read_text(root, candidate.sidecars[name]) for name in ("cameras.txt", "images.txt"))
+        return _colmap_tracks(cameras, images, self.options.colmap_scale), notes
+
+    def _with_centre(self, tracks: Tracks) -> tuple[Tracks, dict[str, str]]:
+        if not tracks or any(track.centre is not None for track in tracks.values()) or self.options.centre_within_deg == 0:
+            return tracks, {}
+        centre = common_centre(np.concatenate([track.c2w for track in tracks.values()]), self.options.centre_within_deg)
+        if centre is None:
+            return tracks, {"centre": f"unknown: the optical axes do not meet within {self.options.centre_within_deg:g} degrees"}
+        where = " ".join(f"{x:.4f}" for x in centre)
+        return {name: replace(track, centre=centre) for name, track in tracks.items()}, {"centre": f"{where}, nearest to the optical axes"}
+
+
+def _qualisys_tracks(cameras: list[QualisysCamera], names: list[str]) -> tuple[Tracks, list[str]]:
+    """Tracks of the cameras that film, by view; and the names of the others, which are left out."""
+    # The axis against gravity is z unless the user turned the world; then the cameras' own "up" disagrees and we do not know.
+    upright = np.mean([-camera.c2w[2, 1] for camera in cameras]) > 0.5
+    tracks: Tracks = {}
+    skipped = []
+    for camera in cameras:
+        view = _view_of(camera.name, names)
+        if view not in names and not camera.films:
+            skipped.append(camera.name)
+            continue
+        if view in tracks:
+            raise CandidateError(
+                Reason.E_CAMERA, f"the calibration has two cameras for the video {view!r}: check the serial {camera.name!r}"
+            )
+        tracks[view] = CameraTrack(
+            camera.c2w[None],
+            camera.K[None],
+            camera.width,
+            camera.height,
+            "metres",
+            camera.distortion,
+            up=(0.0, 0.0, 1.0) if upright else None,
+        )
+    return tracks, skipped
+
+
+def _view_of(serial: str, names: list[str]) -> str:
+    """The view that is called like the serial, or the only one that has it as a part between separators."""
+    if serial in names:
+        return serial
+    holding = [name for name in names if serial in name.replace("-", "_").replace(" ", "_").split("_")]
+    return holding[0] if len(holding) == 1 else serial
+
+
+def _colmap_tracks(cameras_text: str, images_text: str, scale: Scale) -> Tracks:
+    cameras = parse_cameras(cameras_text)
+    groups: dict[str, list[ColmapImage]] = {}
+    for image in parse_images(images_text):
+        path = PurePosixPath(image.name)
+        groups.setdefault(path.parent.name or path.stem, []).append(image)
+    tracks: Tracks = {}
+    for name, images in groups.items():
+        unknown = next((image for image in images if image.camera_id not in cameras), None)
+        if unknown is not None:
+            raise CandidateError(
+                Reason.E_CAMERA, f"images.txt: {unknown.name!r} names the camera {unknown.camera_id}, which cameras.txt does not have"
+            )
+        images = sorted(images, key=lambda image: natural_key(image.name))
+        used = [cameras[image.camera_id] for image in images]
+        if len({(camera.width, camera.height, camera.distortion) for camera in used}) != 1:
+            raise CandidateError(
+                Reason.E_CAMERA, f"images.txt: the images of {name!r} have cameras of different size or distortion; a view needs one"
+            )
+        poses: Array = np.stack([image.c2w for image in images])
+        K: Array = np.stack([camera.K for camera in used])
+        tracks[name] = CameraTrack(poses, K, used[0].width, used[0].height, scale, used[0].distortion)
+    return tracks
+
+
+Found = tuple[Literal["json", "qualisys", "colmap"], dict[str, Path]]
+
+
+def _calibration(scene: Path) -> Found | None:
+    """The scene's calibration: its kind and its files, by what `load` calls them."""
+    places = [scene / name for name in CALIBRATION_FOLDERS]
+    for place in places:
+        if (place / "cameras.json").exists():
+            return "json", {"cameras.json": place / "cameras.json"}
+    for place in places:
+        qualisys = files(place, (".qca.txt",))
+        if qualisys:
+            return "qualisys", {"qca": qualisys[0]}
+    for place in places:
+        if (place / "cameras.txt").exists() and (place / "images.txt").exists():
+            return "colmap", {name: place / name for name in ("cameras.txt", "images.txt")}
+    return None
+
+
+def _videos(scene: Path) -> list[Path]:
+    return files(scene / "videos", VIDEO_EXTENSIONS) or files(scene, VIDEO_EXTENSIONS)
+
+
+def _candidate(root: Path, scene: Path) -> Candidate:
+    name = "scene" if scene == root else relative_name(root, scene)
+    made = Candidate("rig", name, "multiview", ())
+    calibration = _calibration(scene)
+    views: list[View] = []
+    sidecars: dict[str, MediaFile] = {}
+    error: tuple[Reason, str] | None = None
+    try:
+        for path in _videos(scene):
+            views.append(View(path.stem, MediaRef("video", (media_file(root, path),))))
+        if calibration is not None:
+            sidecars = {key: media_file(root, path) for key, path in calibration[1].items()}
+        if not views:
+            error = (Reason.NO_FOOTAGE, f"{name}: a calibration, but no video in it or in videos/")
+        elif calibration is None:
+            error = (Reason.E_CAMERA, f"{name}: {len(views)} videos, but neither cameras.json, *.qca.txt nor cameras.txt with images.txt")
+        elif len({view.view_id for view in views}) != len(views):
+            error = (Reason.E_DUPLICATE, f"{name}: two videos have the same name up to the extension")
+    except CandidateError as problem:
+        error = (problem.reason, problem.message)
+    attrs = {"calibration": calibration[0]} if calibration is not None else {}
+    return replace(made, views=tuple(views), sidecars=sidecars, attrs=attrs, error=error)

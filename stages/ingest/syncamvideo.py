@@ -1,0 +1,258 @@
+"""SynCamVideo v1 and v2 and MultiCamVideo: synchronized synthetic cameras with Unreal camera matrices.
+
+Layouts (spec section 2.1), below the dataset's folder or below a folder that holds several of them:
+
+    v1  train/videos/scene1/xxx.mp4   train/cameras/scene1/xxx.json   val/cameras/Hemi36_4m_0/Hemi36_4m_0.json
+    v2  train/f24_aperture5/scene1/{videos/cam01.mp4, cameras/camera_extrinsics.json}
+        val/basic/{videos/cam01.mp4, cameras/camera_extrinsics.json}; MultiCamVideo: several f*_aperture* folders and
+        val/10basic_trajectories
+
+Camera sets without videos are skipped: under `val` as CAMERA_ONLY, under `train` as NO_FOOTAGE.
+
+Captions: `metadata.csv` (file_name,text; file_name relative to train/) beside or in train/. A row for the scene's folder
+is the scene's caption; else the first of its videos, in natural order, that has a row.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from schemas.camera import Array, CameraTrack, from_unreal, intrinsics
+from schemas.candidate import Candidate, MediaFile, MediaRef, View
+from schemas.frames import Scene, SceneView
+from schemas.typed import bounded
+from schemas.verdict import CandidateError, Reason
+from stages.ingest.base import Ingest
+from stages.ingest.files import (
+    VIDEO_EXTENSIONS,
+    files,
+    folders,
+    media_file,
+    natural_key,
+    read_caption_csv,
+    read_json,
+    relative_name,
+    require_folder,
+    unique,
+)
+from stages.ingest.geometry import SizeRule, common_centre, fit_to_frames, match_names, over_frames
+from stages.media import Media
+
+SENSOR_MM = 23.76  # width of the sensor, both versions; v1: 720 * 18 / 23.76 = 545.45 px as its authors state
+V1_SIZE = (720, 480)
+V2_SIZE = (1280, 1280)
+CENTRE_WITHIN_DEG = 1.0  # the cameras were placed to look at one point; published files are rounded to six digits
+
+_ROW = re.compile(r"\[([^\[\]]*)\]")
+_V1_FOCAL = re.compile(r"_([0-9]+(?:\.[0-9]+)?)mm$")
+_V2_FOLDER = re.compile(r"f([0-9]+(?:\.[0-9]+)?)_aperture[0-9.]+$")
+_FRAME = re.compile(r"frame([0-9]+)$")
+
+
+@dataclass(frozen=True)
+class SynCamVideoOptions:
+    """size_rule: what to make of frames whose aspect ratio is not the published one (see geometry.fit_to_frames); crop is
+    the rule of the dataset's own loader. default_focal_mm: where neither a key nor a folder names the focal length.
+    """
+
+    size_rule: SizeRule = "crop"
+    default_focal_mm: float = bounded(24.0, low=1.0, high=1000.0)
+    default_focal_mm_v1: float = bounded(18.0, low=1.0, high=1000.0)
+
+
+class SynCamVideo(Ingest):
+    format: ClassVar[str] = "syncamvideo"
+    provides: ClassVar[frozenset[str]] = frozenset({"video", "cameras", "synchronized"})
+    Options: ClassVar[type] = SynCamVideoOptions
+
+    def discover(self, root: Path) -> Iterator[Candidate]:
+        require_folder(root)
+        datasets = [root] if _is_dataset(root) else [folder for folder in folders(root) if _is_dataset(folder)]
+        if not datasets:
+            raise ValueError(
+                f"{root} is no SynCamVideo or MultiCamVideo folder: looked for train/videos, train/cameras, train/f*_aperture*, "
+                "val/cameras and val/*/cameras in it and in the folders directly below"
+            )
+        yield from unique(candidate for dataset in datasets for candidate in self._dataset(root, dataset))
+
+    def _dataset(self, root: Path, dataset: Path) -> Iterator[Candidate]:
+        captions = _captions(dataset)
+        train = dataset / "train"
+        names = {folder.name for part in ("videos", "cameras") for folder in folders(train / part)}
+        for name in sorted(names, key=natural_key):
+            yield _candidate(root, dataset, "train", train / name, train / "videos" / name, train / "cameras" / name, captions, "v1")
+        for split in ("train", "val"):
+            for lens in folders(dataset / split):
+                if _V2_FOLDER.match(lens.name):
+                    for scene in folders(lens):
+                        yield _candidate(root, dataset, split, scene, scene / "videos", scene / "cameras", captions, "v2")
+        for folder in folders(dataset / "val" / "cameras"):
+            yield _candidate(
+                root, dataset, "val", dataset / "val" / folder.name, dataset / "val" / "videos" / folder.name, folder, captions, "v1"
+            )
+        for folder in folders(dataset / "val"):
+            if folder.name not in ("cameras", "videos") and (folder / "cameras").is_dir():
+                yield _candidate(root, dataset, "val", folder, folder / "videos", folder / "cameras", captions, "v2")
+
+    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+        version: Literal["v1", "v2"] = "v1" if candidate.attrs["version"] == "v1" else "v2"
+        poses, cameras = _v1_poses(root, candidate) if version == "v1" else _v2_poses(root, candidate)
+        names = [view.view_id for view in candidate.views]
+        match_names(names, list(poses))
+        centre = common_centre(np.concatenate(list(poses.values())), CENTRE_WITHIN_DEG)
+        notes: dict[str, str] = {}
+        views = []
+        for view in candidate.views:
+            index = media.index(view.media)
+            focal_mm, where = self._focal_mm(candidate, cameras[view.view_id], version)
+            width, height = V1_SIZE if version == "v1" else V2_SIZE
+            focal = width * focal_mm / SENSOR_MM
+            c2w = poses[view.view_id]
+            track = CameraTrack(
+                c2w, intrinsics(focal, focal, width / 2, height / 2, len(c2w)), width, height, "metres",
+                up=(0.0, 0.0, 1.0), azimuth_sign=-1, centre=centre,
+            )  # fmt: skip
+            track, note = fit_to_frames(track, index.width, index.height, self.options.size_rule)
+            if note is not None:
+                notes[f"size.{view.view_id}"] = note
+            notes["focal_mm"] = f"{focal_mm:g}, from {where}"
+            track = over_frames(track, index, view.view_id)
+            views.append(SceneView(view.view_id, view.media, index, track, np.arange(len(index), dtype=np.int64)))
+        return Scene(candidate, tuple(views), notes)
+
+    def _focal_mm(self, candidate: Candidate, camera: str, version: str) -> tuple[float, str]:
+        if version == "v1":
+            named = _V1_FOCAL.search(camera)
+            return (float(named[1]), "the camera's name") if named else (self.options.default_focal_mm_v1, "option default_focal_mm_v1")
+        for part in PurePosixPath(candidate.candidate_id).parts:
+            folder = _V2_FOLDER.match(part)
+            if folder:
+                return float(folder[1]), "the folder's name"
+        return self.options.default_focal_mm, "option default_focal_mm"
+
+
+def parse_matrix(text: Any) -> Array:
+    """[4,4] Unreal matrix from "[a b c 0] [a b c 0] [a b c 0] [x y z 1]" (spec section 2.2).
+
+    Rows of three numbers get their last column, three rows are taken as the rotation without a position (zero).
+    Raises CandidateError(E_CAMERA) for any other shape or for what is no number; NaN passes here and fails as a pose.
+    """
+    if not isinstance(text, str):
+        raise CandidateError(Reason.E_CAMERA, f"a camera must be a string of bracketed rows, got {text!r:.80}")
+    rows = [row.split() for row in _ROW.findall(text)]
+    if _ROW.sub("", text).strip() or len(rows) not in (3, 4) or any(len(row) not in (3, 4) for row in rows):
+        raise CandidateError(Reason.E_CAMERA, f"a camera must have 3 or 4 bracketed rows of 3 or 4 numbers, got {text!r:.120}")
+    matrix = np.eye(4)
+    try:
+        for i, row in enumerate(rows):
+            matrix[i, : len(row)] = [float(number) for number in row]
+    except ValueError as error:
+        raise CandidateError(Reason.E_CAMERA, f"a camera holds what is no number: {error}") from None
+    return matrix
+
+
+Poses = tuple[dict[str, Array], dict[str, str]]  # view name -> [T,4,4] c2w, and view name -> the camera's own name
+
+
+def _v1_poses(root: Path, candidate: Candidate) -> Poses:
+    """One static pose for each view. Every JSON file of the scene's folder is read: one for all views, or one each.
+
+    A video may leave the focal length's suffix off: C_01.mp4 goes with the camera C_01_18mm.
+    """
+    views = {view.view_id for view in candidate.views}
+    poses: dict[str, Array] = {}
+    cameras: dict[str, str] = {}
+    for file in candidate.sidecars.values():
+        for name, text in _mapping(read_json(root, file), file, "camera names to matrices").items():
+            short = _V1_FOCAL.sub("", name)
+            view = short if name not in views and short in views else name
+            if view in poses:
+                raise CandidateError(Reason.E_CAMERA, f"{file.path}: the camera {name!r} is the second one for the video {view!r}")
+            poses[view], cameras[view] = from_unreal(parse_matrix(text))[None], name
+    return poses, cameras
+
+
+def _v2_poses(root: Path, candidate: Candidate) -> Poses:
+    """From {"frame0": {"cam01": matrix}}: frames 0..T-1, each with the same cameras."""
+    if len(candidate.sidecars) != 1:
+        raise CandidateError(Reason.E_CAMERA, f"expected one camera file, got {sorted(file.path for file in candidate.sidecars.values())}")
+    (file,) = candidate.sidecars.values()
+    frames: dict[int, Mapping[str, Any]] = {}
+    for name, cameras in _mapping(read_json(root, file), file, "frame numbers to cameras").items():
+        match = _FRAME.match(name)
+        if match is None:
+            raise CandidateError(Reason.E_CAMERA, f"{file.path}: the key {name!r} is not of the form frame0, frame1, ...")
+        frames[int(match[1])] = _mapping(cameras, file, f"camera names to matrices in {name}")
+    if sorted(frames) != list(range(len(frames))):
+        missing = next(number for number in range(len(frames)) if number not in frames)
+        raise CandidateError(Reason.E_CAMERA, f"{file.path}: frame{missing} is missing among {len(frames)} frames")
+    names = list(frames[0])
+    odd = next((number for number in range(len(frames)) if set(frames[number]) != set(names)), None)
+    if odd is not None:
+        raise CandidateError(Reason.E_CAMERA, f"{file.path}: frame{odd} has other cameras than frame0")
+    matrices = {name: np.stack([parse_matrix(frames[number][name]) for number in range(len(frames))]) for name in names}
+    return {name: from_unreal(matrix) for name, matrix in matrices.items()}, {name: name for name in names}
+
+
+def _mapping(value: Any, file: MediaFile, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or not value:
+        raise CandidateError(Reason.E_CAMERA, f"{file.path}: expected a mapping of {what}, got {value!r:.80}")
+    return value
+
+
+def _is_dataset(folder: Path) -> bool:
+    train, val = folder / "train", folder / "val"
+    if any((part / name).is_dir() for part in (train, val) for name in ("videos", "cameras")):
+        return True
+    return any(_V2_FOLDER.match(lens.name) for part in (train, val) for lens in folders(part)) or any(
+        (each / "cameras").is_dir() for each in folders(val)
+    )
+
+
+def _candidate(
+    root: Path, dataset: Path, split: str, scene: Path, videos: Path, cameras: Path, captions: Mapping[str, str], version: str
+) -> Candidate:
+    """One scene; what is wrong with its files becomes its error. `scene` names it and need not exist."""
+    train = dataset / "train"
+    made = Candidate("syncamvideo", relative_name(root, scene), "multiview", (), split=split, attrs={"version": version})
+    views: list[View] = []
+    sidecars: dict[str, MediaFile] = {}
+    try:
+        for path in files(videos, VIDEO_EXTENSIONS):
+            views.append(View(path.stem, MediaRef("video", (media_file(root, path),))))
+        for path in files(cameras, (".json",)):
+            sidecars[path.name] = media_file(root, path)
+        error = _missing(split, views, sidecars, videos, cameras, root)
+    except CandidateError as problem:
+        error = (problem.reason, problem.message)
+    if error is None and len({view.view_id for view in views}) != len(views):
+        error = (Reason.E_DUPLICATE, f"two videos of {relative_name(root, videos)} have the same name up to the extension")
+    names = [scene, videos, *(root / file.path for view in views for file in view.media.files)]
+    keys = [name.relative_to(train).as_posix() for name in names if name.is_relative_to(train)]
+    caption = next((captions[key] for key in keys if key in captions), None)
+    return replace(made, views=tuple(views), sidecars=sidecars, caption=caption, error=error)
+
+
+def _missing(
+    split: str, views: list[View], sidecars: Mapping[str, MediaFile], videos: Path, cameras: Path, root: Path
+) -> tuple[Reason, str] | None:
+    if not views:
+        reason = Reason.CAMERA_ONLY if split == "val" else Reason.NO_FOOTAGE
+        return reason, f"{relative_name(root, videos)} holds no video"
+    if not sidecars:
+        return Reason.E_CAMERA, f"{relative_name(root, cameras)} holds no camera file (.json)"
+    return None
+
+
+def _captions(dataset: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in (dataset / "metadata.csv", dataset / "train" / "metadata.csv"):
+        if path.is_file():
+            for row in read_caption_csv(path):
+                if row.text is not None:
+                    found.setdefault(PurePosixPath(row.file_name).as_posix(), row.text)
+    return found
