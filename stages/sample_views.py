@@ -243,6 +243,10 @@ class ViewGroups(Sampler):
     Config = ViewGroupsConfig
     config: ViewGroupsConfig
 
+    def compute_settings(self) -> dict[str, Any]:
+        """The limits too: they steer the search, so other limits find other groups."""
+        return super().compute_settings() | {each.key: each.value for each in self.limits()}
+
     def sample(self, scene: Scene, seed: int) -> list[Child]:
         if len(scene.views) != 1:
             raise CandidateError(Reason.E_CAMERA, f"view_groups draws from one moving camera, got {len(scene.views)} views; use view_angles")
@@ -309,7 +313,6 @@ class ViewGroups(Sampler):
         }
         names = [f"f{frame:06d}" for frame in path.frames[members].tolist()]
         fields: dict[str, Any] = {"pairs": pair_rows(angles, names, overlap), "angle_bins": angle_bins([scores["angle_deg"]]), "notes": dict(notes)}
-        reasons = (*reasons, *self.decide(scores))
         return self._made(path, members, number, names, scores, fields, reasons)
 
     def _too_few(self, path: CameraPath, why: str) -> Child:

@@ -111,10 +111,9 @@ class Windows(Sampler):
             "time_error_ms": max(time_error_ms(each[frames], step_ns) for each in times),
             "n_frames": float(len(frames)),
         }
-        reasons = self.decide(scores)
-        if (np.diff(frames) == 0).any() and Reason.UNEVEN_FRAME_RATE not in reasons:
-            reasons.append(Reason.UNEVEN_FRAME_RATE)  # a gap in the clip would show as one frame twice
-        return self._child(scene, number, frames, scores, {}, tuple(reasons))
+        # A gap in the clip shows as one frame twice, however loose the limit on the error is.
+        repeated = (Reason.UNEVEN_FRAME_RATE,) if (np.diff(frames) == 0).any() else ()
+        return self._child(scene, number, frames, scores, {}, repeated)
 
     def _refused(self, scene: Scene, index: FrameIndex, reason: Reason, why: str) -> Child:
         return self._child(scene, 0, np.arange(min(len(index), self.config.frames)), {}, {"window": why}, (reason,))
