@@ -46,7 +46,9 @@ class Media:
         """The verified frame index of `ref`. Header caps are checked before anything is decoded."""
         return FrameIndex(**self._call("stages.media.requests:index", ref))
 
-    def frames(self, ref: MediaRef, index: FrameIndex, wanted: Sequence[int] | NDArray[np.int64], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    def frames(
+        self, ref: MediaRef, index: FrameIndex, wanted: Sequence[int] | NDArray[np.int64], size: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
         """[n,H,W,3] uint8 RGB frames in the order asked; an index may come several times.
 
         wanted: positions in `index`, 0 <= position < len(index), else IndexError. size: (width, height) as shown, scaled in
@@ -77,7 +79,12 @@ class Media:
         return self._call("stages.media.requests:map_frames", ref, index, chosen, function, size, gray, settings)
 
     def encode(
-        self, ref: MediaRef, index: FrameIndex, wanted: Sequence[int] | NDArray[np.int64] | None, encode: Encode, rate: Fraction | None = None
+        self,
+        ref: MediaRef,
+        index: FrameIndex,
+        wanted: Sequence[int] | NDArray[np.int64] | None,
+        encode: Encode,
+        rate: Fraction | None = None,
     ) -> bytes:
         """The chosen frames (None: all; else strictly ascending) as a deterministic mp4.
 

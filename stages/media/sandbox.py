@@ -27,7 +27,7 @@ _START_S = 120.0  # to import the libraries, on a loaded machine and cold storag
 _SOCKET_BUFFER = 1 << 20
 _QUOTED = 2000  # bytes of the child's stderr that a message repeats
 # One thread per worker; each further thread would reserve address space for its buffers too.
-_SINGLE_THREADED = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX")}
+_SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
 
 
 class SandboxError(RuntimeError):
@@ -52,7 +52,8 @@ class Sandbox:
                 answer = child.receive(deadline, self.limits.memory_mb << 20)
             except TimeoutError:
                 self._discard()
-                raise CandidateError(Reason.E_TIMEOUT, f"{function} ran past {self.limits.timeout_s:g} s (media.timeout_s) and was killed") from None
+                limit = f"{self.limits.timeout_s:g} s (media.timeout_s)"
+                raise CandidateError(Reason.E_TIMEOUT, f"{function} ran past {limit} and was killed") from None
             except (EOFError, ConnectionError):
                 reason, message = child.cause_of_death()
                 self._discard()

@@ -1,0 +1,183 @@
+"""The verified frame index of a video file: one demux, no decoding (curation spec, section 4)."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from schemas.frames import FrameIndex
+from schemas.recipe import MediaLimits
+from schemas.verdict import CandidateError, Reason
+from stages.media.header import Header, check_caps, read_header
+from stages.media.paths import storage_error
+
+_REREAD = 1 << 30  # bytes of a suspect file that are read again to tell storage trouble from a bad file
+_BLOCK = 8 << 20
+
+
+def build_index(path: str, limits: MediaLimits) -> FrameIndex:
+    """Index every frame that a player would show. Header caps come first, then what is counted while demuxing.
+
+    Left out: packets that the container discards (edit lists, trims), VP8's invisible frames, and what precedes the first
+    keyframe, which nothing can decode. Raises CandidateError: E_OPEN, E_NO_VIDEO, E_TRUNCATED, E_TOO_BIG, E_PTS, E_IO.
+    """
+    with blame(path):
+        header = read_header(path, limits)
+        with open_video(path, limits, header.demuxer) as (container, stream):
+            check_caps(limits, streams=len(container.streams), frames=stream.frames, duration_s=_promised_s(container, stream))
+            context = stream.codec_context
+            pts, keyframes = _demux(container, stream, limits)
+            rotation = _rotation(container, stream, header)
+            width, height = (context.height, context.width) if rotation % 180 else (context.width, context.height)
+            check_caps(limits, width=width, height=height)
+            return FrameIndex(
+                pts=pts,
+                keyframes=keyframes,
+                time_base=stream.time_base or Fraction(1, 1),
+                width=width,
+                height=height,
+                fps=_average_rate(stream, pts),
+                codec=context.name,
+                pixel_format=context.pix_fmt or "",
+                rotation=rotation,
+            )
+
+
+@contextmanager
+def blame(path: str) -> Iterator[None]:
+    """Turn what goes wrong while `path` is read into CandidateError.
+
+    Demuxers report failing storage as the end of the file, so a file that seems broken is read once more as plain bytes:
+    if that fails it was storage (E_IO).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path) from error
+    except (CandidateError, av.error.FFmpegError) as error:
+        broken = error if isinstance(error, CandidateError) else _reason_of(error)
+        if broken.reason in (Reason.E_OPEN, Reason.E_TRUNCATED):
+            _read_again(path)
+        raise broken from error
+
+
+@contextmanager
+def open_video(path: str, limits: MediaLimits, demuxer: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its video stream, single-threaded, with the caps handed to every decoder.
+
+    The stream is the first that is no cover picture. Raises E_NO_VIDEO without one, E_TOO_BIG for too many pixels.
+    """
+    options = {"protocol_whitelist": "file", "max_pixels": str(limits.max_pixels)}
+    with av.open(path, format=demuxer, options=options, metadata_errors="replace") as container:
+        streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            found = ", ".join(stream.type for stream in container.streams) or "nothing"
+            raise CandidateError(Reason.E_NO_VIDEO, f"the file holds no video stream, only: {found}")
+        stream = streams[0]
+        context = stream.codec_context
+        check_caps(limits, width=context.width, height=context.height)
+        context.thread_count = 1
+        context.options = {"max_pixels": str(limits.max_pixels)}
+        yield container, stream
+
+
+def _promised_s(container: InputContainer, stream: VideoStream) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
+
+
+def _demux(container: InputContainer, stream: VideoStream, limits: MediaLimits) -> tuple[np.ndarray, np.ndarray]:
+    """(pts, pts of keyframes) of the shown frames, both increasing."""
+    shown: list[tuple[int, bool]] = []
+    first_key: int | None = None
+    packets, vp8 = 0, stream.codec_context.name == "vp8"
+    earliest, latest = 0, 0
+    for packet in _packets(container, stream):
+        packets += 1
+        check_caps(limits, frames=packets)
+        if packet.is_corrupt:
+            raise CandidateError(Reason.E_TRUNCATED, f"packet {packets - 1} is cut off or damaged")
+        if vp8 and not bytes(packet)[0] & 0x10:  # show_frame is 0: a reference picture with a time of its own
+            continue
+        if packet.pts is None:
+            raise CandidateError(Reason.E_PTS, f"packet {packets - 1} has no timestamp; remux the file into mp4 or mkv")
+        if packets == 1:
+            earliest = latest = packet.pts
+        earliest, latest = min(earliest, packet.pts), max(latest, packet.pts)
+        check_caps(limits, duration_s=float((latest - earliest) * (stream.time_base or 0)))
+        if first_key is None and packet.is_keyframe:
+            first_key = packet.pts
+        if not packet.is_discard:
+            shown.append((packet.pts, packet.is_keyframe))
+    _check_count(container, stream, packets)
+    shown = sorted(each for each in shown if first_key is not None and each[0] >= first_key)
+    if not shown:
+        raise CandidateError(Reason.E_NO_VIDEO, f"the video stream holds no frame that can be shown ({packets} packets)")
+    pts = np.asarray([each[0] for each in shown], np.int64)
+    repeated = np.flatnonzero(np.diff(pts) == 0)
+    if len(repeated):
+        raise CandidateError(Reason.E_PTS, f"frames {repeated[0]} and {repeated[0] + 1} share the timestamp {pts[repeated[0]]}")
+    return pts, np.asarray([each[0] for each in shown if each[1]], np.int64)
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.InvalidDataError as error:
+            raise CandidateError(Reason.E_TRUNCATED, f"the file breaks off or is damaged between packets: {error.strerror}") from error
+        if packet.size:  # the last one is empty: it flushes decoders
+            yield packet
+
+
+def _check_count(container: InputContainer, stream: VideoStream, packets: int) -> None:
+    """What the header lists must have come. An mp4's edit list drops samples, so its own table after edits counts there."""
+    promised = len(stream.index_entries) if "mp4" in container.format.name else stream.frames
+    if packets < promised:
+        raise CandidateError(Reason.E_TRUNCATED, f"the header promises {promised} frames, the file holds {packets}")
+
+
+def _rotation(container: InputContainer, stream: VideoStream, header: Header) -> int:
+    """Degrees clockwise. Only Matroska needs a decoded frame for it."""
+    if header.rotation is not None:
+        return header.rotation
+    container.seek(0)
+    for frame in container.decode(stream):
+        return round(-frame.rotation / 90) % 4 * 90
+    raise CandidateError(Reason.E_TRUNCATED, "not one frame can be decoded")
+
+
+def _average_rate(stream: VideoStream, pts: np.ndarray) -> Fraction:
+    """From the frames that are there; the container's figure only where there is a single frame."""
+    if len(pts) > 1 and stream.time_base:
+        return Fraction((len(pts) - 1) / (Fraction(int(pts[-1] - pts[0])) * stream.time_base)).limit_denominator(1001)
+    return Fraction(stream.average_rate or 0)
+
+
+def _reason_of(error: av.error.FFmpegError) -> CandidateError:
+    if error.errno == errno.ENOMEM:
+        raise MemoryError(str(error)) from error
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOENT):
+        return CandidateError(Reason.E_IO, f"storage failed: {error.strerror}")
+    return CandidateError(Reason.E_OPEN, f"the container cannot be read: {error.strerror}")
+
+
+def _read_again(path: str) -> None:
+    """Raise OSError's CandidateError if the bytes of `path` do not come."""
+    try:
+        with open(path, "rb") as file:
+            left = _REREAD
+            while left > 0 and (block := file.read(_BLOCK)):
+                left -= len(block)
+    except OSError as error:
+        raise storage_error(error, path) from error
