@@ -105,9 +105,9 @@ class RealEstate10K(Ingest):
     def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
         (view,) = candidate.views
         if view.media.kind == "torch_chunk":
-            trajectory = _from_chunk(root, view, media)
+            trajectory = _from_chunk(view, media)
             index = media.index(view.media)
-            frames = _one_for_one(trajectory, index)
+            frames = np.arange(len(index), dtype=np.int64)
         else:
             trajectory = parse_trajectory(read_text(root, candidate.sidecars["trajectory"]))
             index = media.index(view.media)
@@ -122,7 +122,8 @@ class RealEstate10K(Ingest):
             return match_times(times_ns, pts_ns, 500.0)  # names are whole microseconds
         if footage == "video named by the clip":
             times_ns, pts_ns = times_ns - times_ns[0], pts_ns - pts_ns[:1]
-        return match_times(times_ns, pts_ns, self.options.pts_tolerance * 1e9 / float(index.fps))
+        interval_ns = 1e9 / float(index.fps) if index.fps else 0.0  # a single frame has no rate
+        return match_times(times_ns, pts_ns, self.options.pts_tolerance * interval_ns)
 
 
 def match_times(times_ns: NDArray[np.int64], pts_ns: NDArray[np.int64], tolerance_ns: float) -> NDArray[np.int64]:
@@ -297,22 +298,22 @@ def _chunk(root: Path, folder: Path, path: Path, split: str | None, media: Media
         yield Candidate("realestate10k", relative_name(root, path), "posed_video", (), split=split, error=(problem.reason, problem.message))
         return
     for item, (key, url) in enumerate(scenes):
-        name = relative_name(root, folder / key) if PurePosixPath(key).name == key else f"{relative_name(root, path)}/item{item}"
+        plain = key != "" and PurePosixPath(key).name == key
+        name = relative_name(root, folder / key) if plain else f"{relative_name(root, path)}/item{item}"
+        attrs = {"video_id": video_id(url) or PurePosixPath(name).name, "footage": "chunk"}
         ref = MediaRef("torch_chunk", (file,), item=item)
-        attrs = {"video_id": video_id(url) or key, "footage": "chunk"}
         yield Candidate("realestate10k", name, "posed_video", (View(VIEW, ref),), split=split, attrs=attrs)
 
 
-def _from_chunk(root: Path, view: View, media: Media) -> Trajectory:
-    path = media.path(view.media.files[0].path)
-    found = media.run("stages.ingest.torch_chunk:read_cameras", str(path), view.media.item)
-    return _trajectory(np.asarray(found["timestamps"], np.int64), np.asarray(found["cameras"], np.float64))
-
-
-def _one_for_one(trajectory: Trajectory, index: FrameIndex) -> NDArray[np.int64]:
-    """A chunk stores a picture for every camera."""
-    if len(trajectory.times_us) != len(index):
+def _from_chunk(view: View, media: Media) -> Trajectory:
+    scene = media.run("stages.media.chunks:scene_header", str(media.path(view.media.files[0].path)), view.media.item)
+    times, cameras = np.asarray(scene["timestamps"], np.int64), np.asarray(scene["cameras"], np.float64)
+    if cameras.ndim != 2 or cameras.shape[1] != 18 or times.shape != cameras.shape[:1] or len(times) == 0:
         raise CandidateError(
-            Reason.E_FRAMECOUNT, f"the chunk has {len(trajectory.times_us)} cameras for {len(index)} pictures; there must be one for each"
+            Reason.E_CAMERA, f"the chunk's cameras must be [N,18] and its timestamps [N], got {list(cameras.shape)} and {list(times.shape)}"
         )
-    return np.arange(len(index), dtype=np.int64)
+    if scene["n_images"] != len(times):
+        raise CandidateError(
+            Reason.E_FRAMECOUNT, f"the chunk has {len(times)} cameras for {scene['n_images']} pictures; there must be one for each"
+        )
+    return _trajectory(times, cameras)
