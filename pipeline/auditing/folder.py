@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from schemas.manifest import SAMPLES, SHARDS, UNITS
-from stages.stage import Limit
 from schemas.verdict import Reason
+from stages.stage import Limit
 
 TableName = Literal["samples", "shards", "units"]
 

@@ -17,9 +17,10 @@ def summarize(output: OutputFolder) -> dict[str, Any]:
     """Plain numbers, JSON-ready, counted from the tables and not copied from run.json.
 
     {"state", "sources": {source: {"candidates", "rows", status: n, "samples", "text": {"with", "without"}, "reasons":
-    {reason: n}}}, "error_budget", "shards": {"count", "bytes", "samples"}}. A row with several reasons counts under each.
+    {reason: n}}}, "candidates", "error_budget", "shards": {"count", "bytes", "samples"}}. A row with several reasons counts
+    under each. Statuses are of what was judged: a source from which samples were drawn counts only when it failed.
     """
-    columns = ["source", "status", "is_source", "has_text", "shard", "reasons"]
+    columns = ["source", "status", "is_source", "is_sample", "has_text", "shard", "reasons"]
     rows = output.table("samples", columns)
     shards = output.table("shards", ["bytes", "n_samples"])
     sources = {name: _source(rows.filter(pc.equal(rows["source"], name))) for name in output.sources()}
@@ -38,7 +39,8 @@ def summarize(output: OutputFolder) -> dict[str, Any]:
 
 
 def _source(rows: pa.Table) -> dict[str, Any]:
-    status = Counter(rows["status"].to_pylist())
+    judged = rows.filter(pc.or_(rows["is_sample"], pc.not_equal(rows["status"], str(Status.KEPT))))
+    status = Counter(judged["status"].to_pylist())
     packed = rows.filter(pc.is_valid(rows["shard"]))
     with_text = pc.sum(packed["has_text"]).as_py() or 0
     reasons = Counter(pc.list_flatten(rows["reasons"]).to_pylist())
@@ -63,7 +65,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     if len(body) > 1:
         body.append(["all", *(sum(row[i] for row in body) for i in range(1, len(header) - 1)), ""])
     blocks = [f"state: {summary['state']}", text_table(header, body)]
-    blocks.append("'candidates' is what ingest found, 'rows' adds what was sampled from it, 'samples' is what the shards hold.")
+    blocks.append("candidates: what ingest found; rows: these and what was sampled from them; samples: what the shards hold.")
     reasons = [
         [name, reason, count, _meaning(reason)] for name, each in sources.items() for reason, count in each["reasons"].items()
     ]

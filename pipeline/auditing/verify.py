@@ -187,8 +187,8 @@ def _check_contents(output: OutputFolder, shards: Sequence[Mapping[str, Any]]) -
 
 
 def content_sha256(members: Sequence[tuple[str, str]]) -> str:
-    """Digest over (name, sha256) of a sample's members, sorted by name."""
-    return sha256("".join(f"{name} {digest}\n" for name, digest in sorted(members)).encode()).hexdigest()
+    """Digest over (name, sha256) of a sample's members, sorted by name. Recomputed here, not asked of the writer."""
+    return sha256("".join(f"{name}\0{digest}\n" for name, digest in sorted(members)).encode()).hexdigest()
 
 
 def _check_units(output: OutputFolder) -> Iterator[Problem]:

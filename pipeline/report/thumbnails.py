@@ -1,0 +1,87 @@
+"""One picture per sample: its views, or the first, middle and last frame, side by side in a small JPEG."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.report.footage import Footage, FootageGone, FootageView
+from schemas.verdict import CandidateError
+from stages.media import SandboxError
+
+MOST_VIEWS = 6
+STRIP_WIDTH = 600  # pixels, twice what a tile shows on a plain screen
+TALLEST = 180  # pixels
+GAP = 4
+QUALITY = 74
+BACKGROUND = (30, 34, 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A JPEG, or the reason why there is none."""
+
+    jpeg: bytes | None
+    width: int = 0
+    height: int = 0
+    missing: str = ""
+
+    def data_uri(self) -> str:
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg or b"").decode()
+
+
+def make_thumbnail(footage: Footage, row: Mapping[str, Any]) -> Thumbnail:
+    """The row's picture. Never raises for what is wrong with the footage: that becomes the tile's text."""
+    try:
+        pictures = _pictures(footage, row)
+    except FootageGone as gone:
+        return Thumbnail(None, missing=str(gone))
+    except CandidateError as error:
+        return Thumbnail(None, missing=f"cannot be shown: {error.reason}")
+    except SandboxError:
+        return Thumbnail(None, missing="cannot be shown: the decoder failed")
+    strip = compose(pictures)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1])
+    if not done:
+        return Thumbnail(None, missing="cannot be shown: JPEG encoding failed")
+    return Thumbnail(data.tobytes(), strip.shape[1], strip.shape[0])
+
+
+def _pictures(footage: Footage, row: Mapping[str, Any]) -> list[NDArray[np.uint8]]:
+    """A multi-view sample: one picture of each view. One view: its first, middle and last frame."""
+    if len(row["view_ids"]) > 1:
+        return [_frames(view, 1)[0] for view in footage.views(row, MOST_VIEWS)]
+    return next(_frames(view, 3) for view in footage.views(row, 1))
+
+
+def _frames(view: FootageView, count: int) -> list[NDArray[np.uint8]]:
+    index = view.media.index(view.ref)
+    chosen = list(range(len(index))) if view.frames is None else [frame for frame in view.frames if frame < len(index)]
+    if not chosen:
+        raise FootageGone("no such frame in the footage")
+    middle = len(chosen) // 2
+    wanted = [chosen[middle]] if count == 1 else list(dict.fromkeys([chosen[0], chosen[middle], chosen[-1]]))
+    scale = min(TALLEST / index.height, STRIP_WIDTH / index.width, 1.0)
+    size = (max(2, round(index.width * scale)), max(2, round(index.height * scale)))
+    return list(view.media.frames(view.ref, index, wanted, size))
+
+
+def compose(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """[H,W,3] RGB: the pictures [h,w,3] side by side at one height, at most STRIP_WIDTH wide and TALLEST high."""
+    aspect = sum(picture.shape[1] / picture.shape[0] for picture in pictures)
+    height = max(16, min(TALLEST, int((STRIP_WIDTH - GAP * (len(pictures) - 1)) / aspect)))
+    resized = [
+        cv2.resize(picture, (max(2, round(picture.shape[1] * height / picture.shape[0])), height), interpolation=cv2.INTER_AREA)
+        for picture in pictures
+    ]
+    width = sum(picture.shape[1] for picture in resized) + GAP * (len(resized) - 1)
+    strip = np.full((height, width, 3), BACKGROUND, np.uint8)
+    x = 0
+    for picture in resized:
+        strip[:, x : x + picture.shape[1]] = picture
+        x += picture.shape[1] + GAP
+    return strip
