@@ -22,6 +22,7 @@ Positions = NDArray[np.int64]
 SCOUT_GRID = (12, 7)  # rays when all pairs are compared; what is taken is measured again on the full grid
 SCOUT_MARGIN = 0.05  # the coarse grid may err by this much
 MAX_ATTEMPTS = 20  # groups per angle bin that scout well and then fail on the full grid, before the bin is given up
+ANGLE_SLACK = 1.0  # degrees: groups this near to the angle drawn are as good as each other
 MIN_APART = 0.1  # of the frame interval: two groups differ at one end at least by this
 
 
@@ -117,9 +118,8 @@ class Choice:
 def choose(groups: Groups, wanted: Wanted, rng: np.random.Generator, measure: Callable[[int], float], frames: Positions) -> Choice:
     """Draw groups, the angle bins in turn, until there are enough or no more.
 
-    Within a bin an angle is drawn evenly over what the bin's groups reach, and the group nearest to it is taken, so
-    that the many pairs with small angles do not crowd out the few with large ones. measure: the overlap of a group on
-    the full grid.
+    Within a bin an angle is drawn evenly over what the bin's groups reach, then one of the groups near it, so that the
+    many pairs with small angles do not crowd out the few with large ones. measure: a group's overlap on the full grid.
     """
     free = np.ones(len(groups), bool)
     if wanted.min_baseline is not None:
@@ -163,8 +163,9 @@ def _draw(
         if len(candidates) == 0:
             return None
         angle = groups.angle[candidates]
-        target = angle.min() + rng.random() * (angle.max() - angle.min())
-        pick = int(candidates[np.abs(angle - target).argmin()])
+        off = np.abs(angle - (angle.min() + rng.random() * (angle.max() - angle.min())))
+        near = candidates[off <= off.min() + ANGLE_SLACK]
+        pick = int(near[int(rng.random() * len(near))])
         if min_overlap is None or measure(pick) >= min_overlap:
             return pick
         free[pick] = False

@@ -39,7 +39,7 @@ MIN_BASELINE = 1e-3
 # SynCamMaster samples frames at most this far apart (specs/syncammaster.md 2.6).
 MAX_INTERVAL = 100
 # Ours: more poses than this are thinned evenly before groups are searched; the search grows with their square.
-MAX_POSES = 256
+MAX_POSES = 128
 
 
 @dataclass(frozen=True)

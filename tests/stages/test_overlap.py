@@ -9,6 +9,7 @@ from pipeline.studio.render import render
 from pipeline.studio.worlds import room
 from schemas.camera import intrinsics, look_at
 from stages.geometry.overlap import one_way_overlap, pixel_grid, two_way_overlap
+from stages.geometry.pairs import pair_angles, scene_centre
 
 SIZE = (640, 360)
 K90 = intrinsics(320, 320, 320, 180)  # 90 degrees across
@@ -154,3 +155,20 @@ def test_overlap_on_studio_depth_equals_casting_every_pixel(eye: tuple[float, fl
     bounded = one_way_overlap(a[None], K, size, b[None], K, size, near=near, far=far, grid=size)[0]
     whole = one_way_overlap(a[None], K, size, b[None], K, size, grid=size)[0]
     assert expected <= bounded <= whole
+
+
+def test_parallax_of_cameras_in_the_studio_equals_the_triangle_of_its_depths() -> None:
+    """Two cameras look at one place on a wall. Depth along both axes and the baseline form a triangle; its angle there
+    is the parallax, and the place itself is the centre that the axes alone give."""
+    size, K = (65, 37), intrinsics(60, 60, 32.5, 18.5)  # the middle pixel looks along the axis
+    wall = (4.0, 0.5, 2.3)
+    poses = np.stack([look_at((-1.0, -1.5, 1.5), wall), look_at((0.5, 1.8, 1.2), wall)])
+    depth = [float(render(room(3), 0.0, pose, K[0], size).depth[18, 32]) for pose in poses]
+    places = [pose[:3, 3] + z * pose[:3, 2] for pose, z in zip(poses, depth, strict=True)]
+    assert places[0] == pytest.approx(places[1], abs=1e-3)
+    centre = scene_centre(poses[:, None])
+    assert centre == pytest.approx(places[0], abs=1e-3)
+    baseline = np.linalg.norm(poses[0, :3, 3] - poses[1, :3, 3])
+    by_sides = np.degrees(np.arccos((depth[0] ** 2 + depth[1] ** 2 - baseline**2) / (2 * depth[0] * depth[1])))
+    angles = pair_angles(poses[:, None], np.array([0]), np.array([1]), centre=centre)
+    assert angles.parallax is not None and angles.parallax[0, 0] == pytest.approx(by_sides, abs=0.05)
