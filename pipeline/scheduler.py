@@ -7,8 +7,8 @@
     raised            a bug, or a fault of a moment: once more, then the work has failed and the run goes on
 
 Finding the culprits: trial tasks, which commit nothing, run parts of the work; a part that ends badly is split again,
-down to single items. Parts are eighths, not halves, because a dead worker costs a second and an extra task costs a
-millisecond. Then the whole work runs again without the culprits, and commits, an error row for each of them included.
+down to single items. Many small parts rather than two halves: a dead worker costs seconds, an extra task milliseconds,
+and every level of splitting costs a death for each culprit. Then the whole work runs again without the culprits, and commits, an error row for each of them included.
 Trials run beside other works. If no trial ends badly, the whole work gets a last attempt with twice the deadline.
 """
 
@@ -49,7 +49,7 @@ class Policy:
     attempts_raised: int = 2  # exceptions before a work has failed
     attempts_lost: int = 8  # losses of a node, or failures of storage, before a work has failed
     rounds: int = 3  # searches for culprits before a work has failed
-    fan_out: int = 8  # parts into which a suspicious range is split
+    fan_out: int = 64  # parts into which a suspicious range is split
     backoff_s: float = 1.0  # pause after the first loss; doubles with each further one
     backoff_max_s: float = 60.0
     grace_s: float = 30.0  # for tasks in flight, once asked to stop
