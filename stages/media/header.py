@@ -14,7 +14,7 @@ from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
 
 _MOV_BOXES = frozenset(b"ftyp moov mdat free skip wide pnot styp sidx moof mfra uuid udta meta emsg prft".split())
-_MOV_PARENTS = frozenset(b"moov trak mdia minf stbl".split())
+_MOV_PARENTS = frozenset(b"moov trak edts mdia minf stbl".split())
 _MAX_MOOV = 256 << 20
 _MAX_BOXES = 1_000_000
 _MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
@@ -23,10 +23,14 @@ _ACCEPTED = "mp4/mov, matroska/webm, avi, mpeg-ts, mpeg-ps, flv, ogg, asf/wmv, i
 
 @dataclass(frozen=True)
 class Header:
-    """demuxer: FFmpeg's name. rotation: degrees clockwise to show the picture upright, None where only a frame can tell."""
+    """demuxer: FFmpeg's name. rotation: degrees clockwise to show the picture upright, None where only a frame can tell.
+
+    edited_s: how long an mp4's edit list shows the video; 0 where there is none.
+    """
 
     demuxer: str
     rotation: int | None = 0
+    edited_s: float = 0.0
 
 
 @dataclass
@@ -39,11 +43,12 @@ class _Track:
     samples: int = 0
     duration_s: float = 0.0
     rotation: int = 0
+    edited_s: float = 0.0
 
 
 def read_header(path: str, limits: MediaLimits) -> Header:
     """Raises CandidateError: E_OPEN (not a video container), E_NO_VIDEO (an audio format), E_TRUNCATED (ends before its
-    own header says), E_TOO_BIG (an mp4 header past the caps). Raises OSError when storage fails.
+    own header says), E_TOO_BIG (an mp4 or avi header past the caps). Raises OSError when storage fails.
     """
     with open(path, "rb") as file:
         fd = file.fileno()
@@ -53,9 +58,9 @@ def read_header(path: str, limits: MediaLimits) -> Header:
             raise CandidateError(Reason.E_OPEN, "the file is empty (0 bytes)")
         demuxer = _demuxer(head)
         if demuxer == "mov":
-            return Header("mov", _check_mov(fd, size, limits))
+            return _check_mov(fd, size, limits)
         if demuxer == "avi":
-            _check_riff(fd, size)
+            _check_riff(fd, head, size, limits)
         if demuxer == "matroska":
             _check_matroska(fd, head, size)
             return Header("matroska", None)
@@ -92,8 +97,8 @@ def _repeats_sync(head: bytes, first: int, step: int) -> bool:
     return len(packets) >= 2 and packets == b"\x47" * len(packets)
 
 
-def _check_mov(fd: int, size: int, limits: MediaLimits) -> int:
-    """Walk the top-level boxes and the tracks. Returns the rotation of the first video track."""
+def _check_mov(fd: int, size: int, limits: MediaLimits) -> Header:
+    """Walk the top-level boxes and the tracks. The answer is about the first video track."""
     tracks: list[_Track] | None = None
     for kind, start, length in _top_boxes(fd, size):
         if start + length > size:
@@ -108,7 +113,7 @@ def _check_mov(fd: int, size: int, limits: MediaLimits) -> int:
     check_caps(limits, streams=len(tracks))
     for track in (videos := [track for track in tracks if track.handler == b"vide"]):
         check_caps(limits, width=track.width, height=track.height, frames=track.samples, duration_s=track.duration_s)
-    return videos[0].rotation if videos else 0
+    return Header("mov", videos[0].rotation, videos[0].edited_s) if videos else Header("mov")
 
 
 def check_caps(limits: MediaLimits, *, width: int = 0, height: int = 0, frames: int = 0, duration_s: float = 0.0, streams: int = 0) -> None:
@@ -144,14 +149,19 @@ def _top_boxes(fd: int, size: int) -> Iterator[tuple[bytes, int, int]]:
 
 def _tracks(moov: bytes) -> list[_Track]:
     tracks: list[_Track] = []
+    movie_scale = 0
     for kind, body in _boxes(memoryview(moov), 0):
-        if kind == b"trak":
-            tracks.append(_Track())
-        elif tracks:
-            try:
+        try:
+            if kind == b"trak":
+                tracks.append(_Track())
+            elif kind == b"mvhd":
+                movie_scale = struct.unpack_from(">I", body, 20 if body[0] == 1 else 12)[0]
+            elif kind == b"elst" and tracks and movie_scale:
+                tracks[-1].edited_s = _edited_ticks(body) / movie_scale
+            elif tracks:
                 _read_box(tracks[-1], kind, body)
-            except struct.error:
-                continue  # a box too short for its type; the demuxer will say what it thinks of it
+        except (struct.error, IndexError):
+            continue  # a box too short for its type; the demuxer will say what it thinks of it
     return tracks
 
 
@@ -185,10 +195,20 @@ def _read_box(track: _Track, kind: bytes, body: memoryview) -> None:
         track.samples = struct.unpack_from(">I", body, 8)[0]
 
 
-def _check_riff(fd: int, size: int) -> None:
+def _edited_ticks(body: memoryview) -> int:
+    """Ticks of the movie's scale during which an edit list shows media; empty edits (media time -1) only wait."""
+    entry, count = struct.Struct(">Qqi" if body[0] == 1 else ">Iii"), struct.unpack_from(">I", body, 4)[0]
+    entries = [entry.unpack_from(body, 8 + i * entry.size) for i in range(min(count, len(body) // entry.size))]
+    return sum(duration for duration, media_time, _ in entries if media_time >= 0)
+
+
+def _check_riff(fd: int, head: bytes, size: int, limits: MediaLimits) -> None:
+    if head[24:28] == b"avih" and len(head) >= 72:
+        frame_us, frames, streams, width, height = (struct.unpack_from("<I", head, 32 + at)[0] for at in (0, 16, 24, 32, 36))
+        check_caps(limits, width=width, height=height, frames=frames, duration_s=frames * frame_us / 1e6, streams=streams)
     position = 0
-    while (head := os.pread(fd, 8, position))[:4] == b"RIFF" and len(head) == 8:
-        length = struct.unpack("<I", head[4:])[0]
+    while (chunk := os.pread(fd, 8, position))[:4] == b"RIFF" and len(chunk) == 8:
+        length = struct.unpack("<I", chunk[4:])[0]
         if position + 8 + length > size:
             raise CandidateError(Reason.E_TRUNCATED, f"the file has {size} bytes, but its RIFF header says {position + 8 + length}")
         position += 8 + length + length % 2

@@ -32,7 +32,7 @@ def build_index(path: str, limits: MediaLimits) -> FrameIndex:
         with open_video(path, limits, header.demuxer) as (container, stream):
             check_caps(limits, streams=len(container.streams), frames=stream.frames, duration_s=_promised_s(container, stream))
             context = stream.codec_context
-            pts, keyframes = _demux(container, stream, limits)
+            pts, keyframes = _demux(container, stream, limits, header.edited_s)
             rotation = _rotation(container, stream, header)
             width, height = (context.height, context.width) if rotation % 180 else (context.width, context.height)
             check_caps(limits, width=width, height=height)
@@ -93,7 +93,7 @@ def _promised_s(container: InputContainer, stream: VideoStream) -> float:
     return (container.duration or 0) / av.time_base
 
 
-def _demux(container: InputContainer, stream: VideoStream, limits: MediaLimits) -> tuple[np.ndarray, np.ndarray]:
+def _demux(container: InputContainer, stream: VideoStream, limits: MediaLimits, edited_s: float) -> tuple[np.ndarray, np.ndarray]:
     """(pts, pts of keyframes) of the shown frames, both increasing."""
     shown: list[tuple[int, bool]] = []
     first_key: int | None = None
@@ -116,7 +116,7 @@ def _demux(container: InputContainer, stream: VideoStream, limits: MediaLimits) 
             first_key = packet.pts
         if not packet.is_discard:
             shown.append((packet.pts, packet.is_keyframe))
-    _check_count(container, stream, packets)
+    _check_bytes(container, stream)
     shown = sorted(each for each in shown if first_key is not None and each[0] >= first_key)
     if not shown:
         raise CandidateError(Reason.E_NO_VIDEO, f"the video stream holds no frame that can be shown ({packets} packets)")
@@ -124,6 +124,8 @@ def _demux(container: InputContainer, stream: VideoStream, limits: MediaLimits) 
     repeated = np.flatnonzero(np.diff(pts) == 0)
     if len(repeated):
         raise CandidateError(Reason.E_PTS, f"frames {repeated[0]} and {repeated[0] + 1} share the timestamp {pts[repeated[0]]}")
+    spare = 1.5 / float(stream.average_rate or 1)
+    _check_count(stream, packets, float((pts[-1] - pts[0]) * (stream.time_base or 0)) + spare, edited_s)
     return pts, np.asarray([each[0] for each in shown if each[1]], np.int64)
 
 
@@ -140,11 +142,20 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
             yield packet
 
 
-def _check_count(container: InputContainer, stream: VideoStream, packets: int) -> None:
-    """What the header lists must have come. An mp4's edit list drops samples, so its own table after edits counts there."""
-    promised = len(stream.index_entries) if "mp4" in container.format.name else stream.frames
-    if packets < promised:
-        raise CandidateError(Reason.E_TRUNCATED, f"the header promises {promised} frames, the file holds {packets}")
+def _check_bytes(container: InputContainer, stream: VideoStream) -> None:
+    """Every sample that the header lists must lie within the file."""
+    end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if end > container.size:
+        raise CandidateError(Reason.E_TRUNCATED, f"the file has {container.size} bytes; its header lists frames up to byte {end}")
+
+
+def _check_count(stream: VideoStream, packets: int, shown_s: float, edited_s: float) -> None:
+    """The frames that the header promises must have come; an edit list may hide some, and then promises a duration.
+
+    shown_s: up to the end of the last frame, with half a frame interval to spare.
+    """
+    if packets < stream.frames and not 0 < edited_s <= shown_s:
+        raise CandidateError(Reason.E_TRUNCATED, f"the header promises {stream.frames} frames, the file holds {packets}")
 
 
 def _rotation(container: InputContainer, stream: VideoStream, header: Header) -> int:
