@@ -4,16 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.studio.scene import Array, Builder, turned
 from pipeline.studio.textures import Colour, Rng, cloth, face, plain
 
 Motion = Literal["walk", "wave", "dance", "still"]
 
-BODIES = ("pelvis", "torso", "head") + tuple(
-    f"{side}_{part}" for side in ("left", "right") for part in ("upper_arm", "forearm", "hand", "thigh", "shin", "foot")
-)
+LIMBS = ("upper_arm", "forearm", "hand", "thigh", "shin", "foot")
+BODIES = ("pelvis", "torso", "head", *(f"left_{part}" for part in LIMBS), *(f"right_{part}" for part in LIMBS))
 
 # The 17 COCO keypoints, in their order: (body, position in the body's frame). x forward, y left, z up, metres.
 JOINTS: dict[str, tuple[str, tuple[float, float, float]]] = {
@@ -24,7 +22,7 @@ JOINTS: dict[str, tuple[str, tuple[float, float, float]]] = {
     "right_ear": ("head", (0.0, -0.085, 0.14)),
     **{
         f"{side}_{joint}": (f"{side}_{body}", (0.0, 0.0, 0.0))
-        for joint, body in (("shoulder", "upper_arm"), ("elbow", "forearm"), ("wrist", "hand"), ("hip", "thigh"), ("knee", "shin"), ("ankle", "foot"))
+        for joint, body in zip(("shoulder", "elbow", "wrist", "hip", "knee", "ankle"), LIMBS, strict=True)
         for side in ("left", "right")
     },
 }
@@ -58,7 +56,8 @@ class Figure:
             self._arm(pose, side, sign, cycle)
             self._leg(pose, side, sign, cycle)
         stacked = np.stack([pose[name] for name in BODIES])
-        lowest = min(float(foot[2, 3] - SOLE * abs(foot[2, 2]) - 0.17 * max(-foot[2, 0], 0.0)) for foot in (pose["left_foot"], pose["right_foot"]))
+        feet = stacked[[BODIES.index("left_foot"), BODIES.index("right_foot")]]
+        lowest = (feet[:, 2, 3] - SOLE * np.abs(feet[:, 2, 2]) - 0.17 * np.maximum(-feet[:, 2, 0], 0.0)).min()
         stacked[:, 2, 3] -= lowest
         return stacked
 
@@ -83,7 +82,8 @@ class Figure:
             swing, lift, bend = 0.7 * np.sin(cycle + sign), 0.9 + 0.7 * np.sin(0.5 * cycle + sign), 0.8 + 0.5 * np.sin(cycle)
         elif self.motion == "still":
             swing, bend = 0.0, 0.15
-        pose[f"{side}_upper_arm"] = pose["torso"] @ turned(sign * lift, 0, (SHOULDER[0], sign * SHOULDER[1], SHOULDER[2])) @ turned(-swing, 1)
+        shoulder = (SHOULDER[0], sign * SHOULDER[1], SHOULDER[2])
+        pose[f"{side}_upper_arm"] = pose["torso"] @ turned(sign * lift, 0, shoulder) @ turned(-swing, 1)
         pose[f"{side}_forearm"] = pose[f"{side}_upper_arm"] @ turned(-bend, 1, (0, 0, -UPPER_ARM))
         pose[f"{side}_hand"] = pose[f"{side}_forearm"] @ turned(-0.1, 1, (0, 0, -FOREARM))
 
@@ -104,15 +104,16 @@ def add_figure(builder: Builder, figure: Figure, rng: Rng, name: str = "figure")
     first = builder.add_actor(figure, name)
     look = _wardrobe(builder, rng)
 
-    def part(body: str, rings: list[tuple[float, float]], aspect: float, texture: int, sides: int = 6, front: int | None = None) -> None:
-        builder.add_lathe(first + BODIES.index(body), rings, aspect, sides, texture, front)
+    def part(body: str, rings: list[tuple[float, float]], aspect: float, texture: int, sides: int = 6) -> None:
+        builder.add_lathe(first + BODIES.index(body), rings, aspect, sides, texture)
 
     part("pelvis", [(0.12, 0.11), (-0.02, 0.125), (-0.10, 0.10)], 1.5, look["trousers"], 8)
     part("torso", [(0.54, 0.07), (0.49, 0.125), (0.30, 0.13), (0.02, 0.10)], 1.65, look["shirt"], 8)
     part("head", [(0.27, 0.06), (0.22, 0.095), (0.06, 0.10), (0.0, 0.06), (-0.08, 0.05)], 0.85, look["skin"], 8)
     builder.add_lathe(first + BODIES.index("head"), [(0.285, 0.06), (0.235, 0.105), (0.19, 0.108)], 0.87, 8, look["hair"])
     # The face is a plate just before the head's front facet.
-    builder.add_face(first + BODIES.index("head"), [(0.100, -0.042, 0.215), (0.100, 0.042, 0.215), (0.100, 0.042, 0.06), (0.100, -0.042, 0.06)], look["face"], None, False)
+    plate = [(0.1, -0.042, 0.215), (0.1, 0.042, 0.215), (0.1, 0.042, 0.06), (0.1, -0.042, 0.06)]
+    builder.add_face(first + BODIES.index("head"), plate, look["face"], None, False)
     for side in ("left", "right"):
         part(f"{side}_upper_arm", [(0.05, 0.045), (0.0, 0.062), (-UPPER_ARM, 0.045)], 1.0, look["shirt"])
         part(f"{side}_forearm", [(0.0, 0.044), (-FOREARM, 0.032)], 1.0, look["skin"])
@@ -141,15 +142,3 @@ def _wardrobe(builder: Builder, rng: Rng) -> dict[str, int]:
 
 def joint_names() -> tuple[str, ...]:
     return tuple(JOINTS)
-
-
-def limb_pairs() -> NDArray[np.int64]:
-    """[L,2] joint numbers of the sticks that one draws between."""
-    names = joint_names()
-    sticks = [("nose", "left_eye"), ("nose", "right_eye"), ("left_eye", "left_ear"), ("right_eye", "right_ear"), ("left_shoulder", "right_shoulder")]
-    sticks += [("left_hip", "right_hip")]
-    for side in ("left", "right"):
-        chain = [f"{side}_{joint}" for joint in ("shoulder", "hip", "knee", "ankle")]
-        sticks += list(zip(chain[:-1], chain[1:], strict=True))
-        sticks += [(f"{side}_shoulder", f"{side}_elbow"), (f"{side}_elbow", f"{side}_wrist")]
-    return np.array([(names.index(a), names.index(b)) for a, b in sticks], np.int64)

@@ -151,18 +151,18 @@ def _texture_maps(
     """Where in the atlas each pixel reads: x and y maps [H,W]."""
     height, width = nearest.shape
     x, y = np.arange(width, dtype=np.float32) + 0.5, (np.arange(height, dtype=np.float32) + 0.5)[:, None]
-    z = 1 / np.maximum(inverse_z, np.float32(1e-6))
+    z = np.asarray(1 / np.maximum(inverse_z, np.float32(1e-6)), np.float32)
     own = np.take(_texture_rows(scene, view), nearest, axis=0, mode="clip")
     a = (own[..., 0] * x + own[..., 1] * y + own[..., 2]) * z
     b = (own[..., 3] * x + own[..., 4] * y + own[..., 5]) * z
     a -= np.floor(a)
     b -= np.floor(b)
-    slot = np.take((scene.texture * LEVELS).astype(np.int32), nearest, mode="clip") + _levels(scene, view, nearest, z, K)
+    slot = np.take(scene.texture * LEVELS, nearest, mode="clip") + _levels(scene, view, nearest, z, K)
     if scene.sky is not None and sky.any():
         a[sky], b[sky] = _sky_coordinates(sky, c2w, K)
         slot[sky] = scene.sky * LEVELS
     cell = np.take(scene.atlas.cells, slot, axis=0)
-    return a * cell[..., 2] + cell[..., 0], b * cell[..., 3] + cell[..., 1]
+    return np.asarray(a * cell[..., 2] + cell[..., 0], np.float32), np.asarray(b * cell[..., 3] + cell[..., 1], np.float32)
 
 
 def _texture_rows(scene: Scene, view: View) -> NDArray[np.float32]:
@@ -203,7 +203,7 @@ def _shades(scene: Scene, faces: Faces) -> NDArray[np.uint8]:
     lit = np.maximum(-faces.normals() @ scene.light, 0.0)[:, None]
     shade = scene.ambient * np.array([0.97, 1.0, 1.05]) + (LIT - scene.ambient) * lit * np.array([1.04, 1.0, 0.94])
     rows = np.concatenate([shade, np.ones((1, 3)), shade[scene.floor : scene.floor + 1] * SHADOW * np.array([0.97, 1.0, 1.06])])
-    return np.clip(np.rint(rows * 200), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(rows * 200), 0, 255), np.uint8)
 
 
 def _shadow(scene: Scene, faces: Faces, c2w: Array, K: Array, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -219,8 +219,9 @@ def _shadow(scene: Scene, faces: Faces, c2w: Array, K: Array, size: tuple[int, i
     mask = np.zeros((size[1], size[0]), np.uint8)
     ahead = (local[..., 2] > NEAR).all(axis=1)
     partly = ~ahead & (local[..., 2] > NEAR).any(axis=1)
-    for polygon in [*_fixed_point(local[ahead], K, size), *(each for part in local[partly] for each in _fixed_point(clip_near(part)[None], K, size))]:
-        cv2.fillConvexPoly(mask, polygon, 1, cv2.LINE_8, 4)
+    for group in [local[ahead], *(clip_near(polygon)[None] for polygon in local[partly])]:
+        for polygon in _fixed_point(group, K, size):
+            cv2.fillConvexPoly(mask, polygon, 1, cv2.LINE_8, 4)
     return mask > 0
 
 
@@ -240,4 +241,4 @@ def _fixed_point(polygons: Array, K: Array, size: tuple[int, int]) -> NDArray[np
     image = polygons @ K.T
     xy = image[..., :2] / image[..., 2:] - 0.5
     meets = ((xy.max(axis=1) > 0) & (xy.min(axis=1) < size)).all(axis=1)
-    return np.rint(np.clip(xy[meets], -8000, 8000) * 16).astype(np.int32)
+    return np.asarray(np.rint(np.clip(xy[meets], -8000, 8000) * 16), np.int32)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -103,6 +104,7 @@ class Scene:
     outlined: NDArray[np.bool_]  # [F] faces whose edges and drawn lines count as line segments
     casts: NDArray[np.bool_]  # [F] faces of the background that throw shadows; bodies of other instances always do
     floor: int  # the face that takes shadows; it lies in z = 0
+    caption: str
 
     @cached_property
     def atlas(self) -> Atlas:
@@ -115,9 +117,9 @@ class Scene:
     def at(self, time: float) -> Faces:
         """The faces in the world at `time` seconds."""
         pose = self.poses(time)[self.body]
-        turn = pose[:, :3, :3]
-        move = lambda vectors: np.einsum("fij,fj->fi", turn, vectors)  # noqa: E731
-        return Faces(move(self.faces.origin) + pose[:, :3, 3], move(self.faces.u), move(self.faces.v), self.faces.polygon)
+        local = np.stack([self.faces.origin, self.faces.u, self.faces.v], axis=-1)
+        moved = pose[:, :3, :3] @ local
+        return Faces(moved[..., 0] + pose[:, :3, 3], moved[..., 1], moved[..., 2], self.faces.polygon)
 
 
 def turned(angle: float, axis: int = 2, at: ArrayLike = (0.0, 0.0, 0.0)) -> Array:
@@ -144,6 +146,7 @@ class Builder:
         self.instances = ["background"]
         self.sky: int | None = None
         self.floor = 0
+        self.caption = name
         self._faces: list[tuple[Array, Array, Array, Array]] = []
         self._body: list[int] = []
         self._texture: list[int] = []
@@ -164,10 +167,12 @@ class Builder:
         self.instance += [BACKGROUND if instance is None else len(self.instances) - 1] * actor.bodies
         return first
 
-    def add_face(self, body: int, points: ArrayLike, texture: int, tile: float | None = None, outlined: bool = True, casts: bool = False) -> int:
+    def add_face(
+        self, body: int, points: ArrayLike, texture: int, tile: float | None = None, outlined: bool = True, casts: bool = False
+    ) -> int:
         """A convex polygon [n,3], clockwise as seen from its front, starting top left.
 
-        tile: metres that the texture covers before it repeats; None stretches it over the face.
+        tile: metres that the texture covers before it repeats; None stretches it over the face. outlined, casts: see Scene.
         """
         points = np.asarray(points, np.float64)
         e_u = points[1] - points[0]
@@ -198,20 +203,19 @@ class Builder:
         self.add_face(body, [(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)], chosen[5], tile, True, True)
 
     def add_lathe(
-        self, body: int, rings: Sequence[tuple[float, float]], aspect: float, sides: int, texture: int, front: int | None = None, tile: float | None = 0.3
+        self, body: int, rings: Sequence[tuple[float, float]], aspect: float, sides: int, texture: int, tile: float = 0.3
     ) -> None:
         """A faceted solid about the body's z axis: rings of (z, radius in x), from top to bottom; y radius is aspect times that.
 
-        front: texture of the facet that faces +x. The axis-aligned stretch keeps every facet flat.
+        One facet faces +x. One aspect for all rings keeps every facet flat.
         """
         angle = 2 * np.pi * (np.arange(sides) + 0.5) / sides
         outline = np.stack([np.cos(angle), aspect * np.sin(angle)], axis=1)
         circles = [np.concatenate([radius * outline, np.full((sides, 1), z)], axis=1) for z, radius in rings]
-        for upper, lower in zip(circles[:-1], circles[1:], strict=True):
+        for upper, lower in pairwise(circles):
             for k in range(sides):
                 j = (k + 1) % sides
-                is_front = front is not None and k == sides - 1
-                self.add_face(body, [upper[k], upper[j], lower[j], lower[k]], front if is_front and front is not None else texture, None if is_front else tile, False)
+                self.add_face(body, [upper[k], upper[j], lower[j], lower[k]], texture, tile, False)
         self.add_face(body, circles[0][::-1], texture, tile, False)
         self.add_face(body, circles[-1], texture, tile, False)
 
@@ -233,4 +237,5 @@ class Builder:
             outlined=np.asarray(self._outlined, np.bool_),
             casts=np.asarray(self._casts, np.bool_),
             floor=self.floor,
+            caption=self.caption,
         )

@@ -19,9 +19,9 @@ WORDS = ("PARALLAX", "CAMERA", "VIEW", "EPIPOLAR", "FRAME", "TRACK", "SHIFT", "L
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """image [h,w,3] RGB, h and w powers of two. lines [L,2,2]: straight lines drawn in it, as (a, b) in [0,1].
+    """image [h,w,3] RGB, h and w powers of two. tiles: may be repeated side by side without a seam.
 
-    tiles: may be repeated side by side without a seam.
+    lines: straight lines drawn in it, from (a, b) to (a, b) in [0,1]; only pictures that are not repeated name theirs.
     """
 
     image: Image
@@ -36,7 +36,8 @@ def grain(rng: Rng, height: int, width: int, strength: float) -> NDArray[np.floa
         coarse = rng.normal(size=(max(height // octave, 2), max(width // octave, 2))).astype(np.float32)
         wrapped = np.pad(coarse, 2, mode="wrap")
         factor = (height / coarse.shape[0], width / coarse.shape[1])
-        fine = cv2.resize(wrapped, (round(wrapped.shape[1] * factor[1]), round(wrapped.shape[0] * factor[0])), interpolation=cv2.INTER_CUBIC)
+        grown = (round(wrapped.shape[1] * factor[1]), round(wrapped.shape[0] * factor[0]))
+        fine = cv2.resize(wrapped, grown, interpolation=cv2.INTER_CUBIC)
         top, left = round(2 * factor[0]), round(2 * factor[1])
         total += fine[top : top + height, left : left + width]
     return np.asarray(1 + strength * total / 3, np.float32)
@@ -59,8 +60,7 @@ def tiles(rng: Rng, colours: Sequence[Colour], count: int = 4, size: int = 512, 
     for k in range(count + 1):
         low, high = max(k * step - half, 0), min(k * step + half, size)
         image[low:high] = image[:, low:high] = (70, 68, 66)
-    lines = tuple(((k / count, 0.0), (k / count, 1.0)) for k in range(count)) + tuple(((0.0, k / count), (1.0, k / count)) for k in range(count))
-    return Texture(roughen(image, rng, 0.10), True, lines)
+    return Texture(roughen(image, rng, 0.10), True)
 
 
 def bricks(rng: Rng, colour: Colour, rows: int = 16, size: int = 512) -> Texture:
@@ -73,8 +73,7 @@ def bricks(rng: Rng, colour: Colour, rows: int = 16, size: int = 512) -> Texture
             tint = np.array(colour, np.float32) * rng.uniform(0.72, 1.18)
             across = np.arange(column * width + shift + 2, (column + 1) * width + shift - 1) % size
             mortar[row * height + 2 : (row + 1) * height - 1, across] = tint
-    lines = tuple(((0.0, row / rows), (1.0, row / rows)) for row in range(rows))
-    return Texture(roughen(mortar, rng, 0.12), True, lines)
+    return Texture(roughen(mortar, rng, 0.12), True)
 
 
 def planks(rng: Rng, colour: Colour, count: int = 8, size: int = 512) -> Texture:
@@ -82,14 +81,13 @@ def planks(rng: Rng, colour: Colour, count: int = 8, size: int = 512) -> Texture
     image = np.empty((size, size, 3), np.float32)
     step = size // count
     for k in range(count):
-        board = grain(rng, step, size, 0.0)
         streaks = cv2.resize(rng.normal(1, 0.09, (step, 16)).astype(np.float32), (size, step), interpolation=cv2.INTER_LINEAR)
-        board = board * streaks * rng.uniform(0.8, 1.15)
+        board = np.asarray(streaks, np.float32) * rng.uniform(0.8, 1.15)
         image[k * step : (k + 1) * step] = np.array(colour, np.float32) * board[..., None]
         image[k * step : k * step + 2] *= 0.45
         joint = int(rng.integers(0, size - 3))
         image[k * step : (k + 1) * step, joint : joint + 3] *= 0.5
-    return Texture(roughen(image, rng, 0.05), True, tuple(((0.0, k / count), (1.0, k / count)) for k in range(count)))
+    return Texture(roughen(image, rng, 0.05), True)
 
 
 def wallpaper(rng: Rng, colour: Colour, size: int = 512) -> Texture:
@@ -105,7 +103,7 @@ def wallpaper(rng: Rng, colour: Colour, size: int = 512) -> Texture:
         for row in range(count // 2):
             x, y = (2 * k + 1) * size // count // 2, (2 * row + 1 + k // 2 % 2) * size // count % size
             cv2.fillConvexPoly(canvas, np.array([(x, y - half), (x + half, y), (x, y + half), (x - half, y)]), accent, cv2.LINE_AA)
-    return Texture(roughen(canvas, rng, 0.04), True, tuple(((k / count, 0.0), (k / count, 1.0)) for k in range(count)))
+    return Texture(roughen(canvas, rng, 0.04), True)
 
 
 def facade(rng: Rng, colour: Colour, columns: int = 4, rows: int = 4, size: int = 512) -> Texture:
@@ -166,7 +164,8 @@ def poster(rng: Rng, size: int = 256) -> Texture:
     for _ in range(9):
         x, y = rng.integers(12, size - 60, 2)
         w, h = rng.integers(24, 130, 2)
-        cv2.rectangle(canvas, (int(x), int(y)), (int(min(x + w, size - 12)), int(min(y + h, size - 12))), tuple(rng.uniform(20, 255, 3)), -1)
+        end = (int(min(x + w, size - 12)), int(min(y + h, size - 12)))
+        cv2.rectangle(canvas, (int(x), int(y)), end, tuple(rng.uniform(20, 255, 3)), -1)
     centre = tuple(int(v) for v in rng.integers(70, size - 70, 2))
     cv2.circle(canvas, centre, int(rng.integers(20, 46)), tuple(rng.uniform(20, 255, 3)), -1, cv2.LINE_AA)
     letter(canvas, str(rng.choice(WORDS)), (250, 250, 246) if base.mean() < 170 else (24, 24, 30), 0.78)
@@ -181,7 +180,8 @@ def poster(rng: Rng, size: int = 256) -> Texture:
 def window(rng: Rng, size: int = 256) -> Texture:
     """A window that looks at a bright garden, with bars."""
     rows = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
-    canvas = np.ascontiguousarray(np.broadcast_to((1 - rows) * np.array((168, 206, 238)) + rows * np.array((228, 238, 240)), (size, size, 3)).astype(np.float32))
+    sky_light = (1 - rows) * np.array((168, 206, 238), np.float32) + rows * np.array((228, 238, 240), np.float32)
+    canvas = np.ascontiguousarray(np.broadcast_to(sky_light, (size, size, 3)))
     for _ in range(14):
         centre = (int(rng.integers(0, size)), int(rng.integers(size * 6 // 10, size)))
         cv2.circle(canvas, centre, int(rng.integers(12, 40)), tuple(np.array((80, 130, 70)) * rng.uniform(0.7, 1.4)), -1, cv2.LINE_AA)
@@ -270,7 +270,8 @@ def build_atlas(textures: Sequence[Texture]) -> Atlas:
         level, left, row = texture.image, 0, []
         for k in range(LEVELS):
             if k:
-                level = np.asarray(cv2.resize(level, (max(level.shape[1] // 2, 1), max(level.shape[0] // 2, 1)), interpolation=cv2.INTER_AREA), np.uint8)
+                half = (max(level.shape[1] // 2, 1), max(level.shape[0] // 2, 1))
+                level = np.asarray(cv2.resize(level, half, interpolation=cv2.INTER_AREA), np.uint8)
             padded = np.pad(level, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)), mode="wrap" if texture.tiles else "edge")
             cells[n, k] = left + PADDING - 0.5, top + PADDING - 0.5, level.shape[1], level.shape[0]
             left += padded.shape[1]

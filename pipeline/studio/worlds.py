@@ -17,8 +17,12 @@ FLOORS: tuple[tuple[Colour, Colour], ...] = (
     ((178, 190, 186), (122, 140, 142)),
     ((210, 200, 170), (128, 110, 92)),
 )
-PAINTS: tuple[Colour, ...] = ((202, 92, 66), (74, 128, 168), (226, 178, 74), (110, 150, 96), (170, 120, 168), (196, 150, 104), (90, 100, 120))
+PAINTS: tuple[Colour, ...] = (
+    (202, 92, 66), (74, 128, 168), (226, 178, 74), (110, 150, 96), (170, 120, 168), (196, 150, 104), (90, 100, 120),
+)  # fmt: skip
 WALLS: tuple[Colour, ...] = ((222, 214, 198), (196, 208, 206), (214, 198, 190), (206, 212, 190))
+
+DOING: dict[Motion, str] = {"walk": "walks in a circle", "wave": "waves", "dance": "dances", "still": "stands"}
 
 
 def plaza(seed: int, subject: Subject = "moving", movers: int = 1) -> Scene:
@@ -30,9 +34,8 @@ def plaza(seed: int, subject: Subject = "moving", movers: int = 1) -> Scene:
     builder = Builder(f"plaza-{seed}", light=(rng.uniform(-0.7, 0.7), rng.uniform(-0.7, 0.7), -1.0))
     builder.sky = builder.add_texture(sky(rng))
     ground = builder.add_actor(Still())
-    builder.floor = builder.add_face(
-        ground, [(-18, 18, 0), (18, 18, 0), (18, -18, 0), (-18, -18, 0)], builder.add_texture(tiles(rng, FLOORS[int(rng.integers(len(FLOORS)))])), tile=3.0
-    )
+    paving = builder.add_texture(tiles(rng, FLOORS[int(rng.integers(len(FLOORS)))]))
+    builder.floor = builder.add_face(ground, [(-18, 18, 0), (18, 18, 0), (18, -18, 0), (-18, -18, 0)], paving, tile=3.0)
     _houses(builder, ground, rng)
     crates = [builder.add_texture(crate(rng, colour)) for colour in _pick(rng, PAINTS, 4)]
     angles = rng.uniform(0, 2 * np.pi) + np.arange(4) * 2 * np.pi / 4 + rng.uniform(-0.4, 0.4, 4)
@@ -47,32 +50,37 @@ def plaza(seed: int, subject: Subject = "moving", movers: int = 1) -> Scene:
         builder.add_box(body, (-side / 2, -side / 2, 0), (side / 2, side / 2, side), crates[k])
         if rng.random() < 0.5:
             builder.add_box(body, (-side / 4, -side / 4, side), (side / 4, side / 4, side * 1.5), crates[(k + 1) % 4])
-    if subject != "none":
-        _figures(builder, rng, subject == "moving")
+    doing = _figures(builder, rng, subject == "moving") if subject != "none" else "Nobody is there"
+    builder.caption = f"{doing} among crates on a tiled plaza with houses around it."
     return builder.build()
 
 
-def _figures(builder: Builder, rng: Rng, moving: bool) -> None:
+def _figures(builder: Builder, rng: Rng, moving: bool) -> str:
+    """Adds one or two figures; says what they do."""
     motions: tuple[Motion, ...] = ("walk", "wave", "dance")
     first = motions[int(rng.integers(3))] if moving else "still"
     heading = float(rng.uniform(0, 2 * np.pi))
     add_figure(builder, Figure(first, (0.0, 0.0), 0.9, heading, float(rng.uniform(0.75, 1.0)), float(rng.uniform(0, 6))), rng, "figure1")
-    if rng.random() < 0.4:
-        second: Motion = ("wave", "dance")[int(rng.integers(2))] if moving else "still"
-        at = 1.0 if first != "walk" else 0.1
-        place = (-at * np.cos(heading), -at * np.sin(heading))
-        add_figure(builder, Figure(second, place, 0.9, heading + 2.0, 0.8, float(rng.uniform(0, 6))), rng, "figure2")
+    if rng.random() >= 0.4:
+        return f"A person {DOING[first]}"
+    second: Motion = ("wave", "dance")[int(rng.integers(2))] if moving else "still"
+    at = 1.0 if first != "walk" else 0.1
+    place = (-at * np.cos(heading), -at * np.sin(heading))
+    add_figure(builder, Figure(second, place, 0.9, heading + 2.0, 0.8, float(rng.uniform(0, 6))), rng, "figure2")
+    return f"A person {DOING[first]} and another one {DOING[second]}"
 
 
 def _houses(builder: Builder, body: int, rng: Rng) -> None:
-    fronts = [builder.add_texture(facade(rng, colour)) for colour in _pick(rng, PAINTS, 3)] + [builder.add_texture(bricks(rng, (168, 84, 62)))]
+    fronts = [builder.add_texture(facade(rng, colour)) for colour in _pick(rng, PAINTS, 3)]
+    fronts.append(builder.add_texture(bricks(rng, (168, 84, 62))))
     roof = builder.add_texture(plain(rng, (110, 100, 96)))
     for k, angle in enumerate(np.arange(0, 360, 36) + rng.uniform(0, 36)):
         distance, half, height = rng.uniform(12.5, 14.5), rng.uniform(2.2, 3.6), rng.uniform(3.5, 7.5)
         turn = np.radians(angle)
         # Axis-aligned blocks on a ring: their corners give clean vanishing lines from every side.
         x, y = distance * np.cos(turn), distance * np.sin(turn)
-        builder.add_box(body, (x - half, y - half * 0.8, 0), (x + half, y + half * 0.8, height), [fronts[k % 4]] * 4 + [roof, roof], tile=4.0)
+        sides = [fronts[k % 4]] * 4 + [roof, roof]
+        builder.add_box(body, (x - half, y - half * 0.8, 0), (x + half, y + half * 0.8, height), sides, tile=4.0)
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ def room(seed: int, extent: RoomSize | None = None) -> Scene:
         paper = papers[2] if k == feature else papers[k % 2]
         builder.add_face(body, _upright(start, end, 0, top), paper, tile=1.6)
         _furnish(builder, body, start, end, top, rng)
+    builder.caption = "A walk through a furnished room with pictures on its walls."
     return builder.build()
 
 
@@ -136,7 +145,8 @@ def _furnish(builder: Builder, body: int, start: Array, end: Array, top: float, 
             piece = builder.add_actor(Still(), f"{kind}{len(builder.instances)}")
             builder.add_box(piece, (*low, 0.0), (*high, height), front)
             if kind == "cabinet" and height + 0.4 + width * 0.6 < top:
-                _plate(builder, body, left + along * 0.1, right - along * 0.1, inward, height + 0.3, height + 0.3 + width * 0.55, builder.add_texture(poster(rng)))
+                picture = builder.add_texture(poster(rng))
+                _plate(builder, body, left + along * 0.1, right - along * 0.1, inward, height + 0.3, height + 0.3 + width * 0.55, picture)
         at += width + float(rng.uniform(0.25, 0.6))
 
 
