@@ -4,12 +4,13 @@ Refuses before anything runs: an unknown name points to its nearest neighbour, a
 allowed, and a stage whose inputs nothing provides is named with what is missing.
 """
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -20,6 +21,8 @@ from schemas.typed import RecipeError, build, nearest, to_plain
 from stages.ingest import Ingest, ingests
 from stages.registry import stages
 from stages.stage import Limit, Sampler, Scorer, Stage
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +38,15 @@ class Source:
     @cached_property
     def ingest(self) -> Ingest:
         where = f"recipe.sources.{self.name}"
-        found = ingests().get(self.spec.ingest)
-        if found is None:
-            raise RecipeError(f"{where}.ingest: unknown layout {self.spec.ingest!r}{nearest(self.spec.ingest, ingests())}")
+        found = _find(self.spec.ingest, ingests(), Ingest, f"{where}.ingest", "layout")
         return found(build(found.Options, self.spec.options, f"{where}.options"))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         where, known, made = f"recipe.sources.{self.name}.stages", stages(), []
         for i, spec in enumerate(self.spec.stages):
-            if spec.name not in known:
-                raise RecipeError(f"{where}[{i}]: unknown stage {spec.name!r}{nearest(spec.name, known)}")
-            made.append(known[spec.name](build(known[spec.name].Config, spec.settings, f"{where}[{i}].{spec.name}")))
+            found = _find(spec.name, known, Stage, f"{where}[{i}]", "stage")
+            made.append(found(build(found.Config, spec.settings, f"{where}[{i}].{spec.name}")))
         return tuple(made)
 
     @property
@@ -83,6 +83,22 @@ class Source:
         """Of everything but decisions: what a candidate that killed its worker is remembered under."""
         parts = self.key_parts()
         return stable_hash({**parts, "stages": [{**each, "limits": None} for each in parts["stages"]]})
+
+
+def _find(name: str, known: Mapping[str, type[_T]], base: Any, where: str, what: str) -> type[_T]:
+    """A shipped class by its name, or one of the user's own as "module:Class"."""
+    if ":" not in name:
+        if name not in known:
+            raise RecipeError(f"{where}: unknown {what} {name!r}{nearest(name, known)}; your own goes by 'module:Class'")
+        return known[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"{where}: no {what} {name!r}: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise RecipeError(f"{where}: {name!r} is no {what}; it must be a class derived from {base.__module__}.{base.__name__}")
+    return found
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -167,7 +183,9 @@ def resolved(recipe: Recipe, names: Mapping[str, Source]) -> dict[str, Any]:
     plain = to_plain(recipe)
     plain["sources"] = {name: to_plain(source.spec) for name, source in names.items()}
     for name, source in names.items():
-        plain["sources"][name]["stages"] = [{stage.name: to_plain(stage.config)} for stage in source.stages]
+        plain["sources"][name]["stages"] = [
+            {spec.name: to_plain(stage.config)} for spec, stage in zip(source.spec.stages, source.stages, strict=True)
+        ]
         plain["sources"][name]["options"] = to_plain(source.ingest.options)
         plain["seed"] = source.seed
     return plain

@@ -13,6 +13,7 @@ from pipeline.explain import describe_plan, explain
 from pipeline.plan import PlanError, read_captions
 from pipeline.progress import Progress
 from pipeline.run import Result, Settings, execute, prepare
+from pipeline.store import sweep
 from schemas.typed import RecipeError, nearest
 
 DONE, FAILED, USAGE, OVER_BUDGET = 0, 1, 2, 3
@@ -55,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = execute(settings, prepared, executor, _stop_on_signals(), progress)
     finally:
         executor.close()
-    if result.state == "done":
-        _write_report(settings.output, progress)
-    return _close(settings, result)
+    report = None
+    if result.state == "done" and not options.no_report:
+        report = _write_report(settings.output, progress)
+    return _close(settings, result, report)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -111,16 +113,18 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _write_report(output: Path, progress: Progress) -> None:
-    from pipeline.report import write_report
-
+def _write_report(output: Path, progress: Progress) -> Path | None:
     try:
-        write_report(output)
+        from pipeline.report import write_report
+
+        sweep(output / "report")
+        return write_report(output)
     except Exception as error:  # the shards and the manifest are complete: a drawing that fails must not fail the run
         progress.note(f"the report could not be drawn ({type(error).__name__}: {error}); python -m pipeline.audit report {output}")
+        return None
 
 
-def _close(settings: Settings, result: Result) -> int:
+def _close(settings: Settings, result: Result, report: Path | None) -> int:
     for line in result.failures[:20]:
         print(f"failed: {line}", file=sys.stderr)
     if result.state == "interrupted":
@@ -138,7 +142,8 @@ def _close(settings: Settings, result: Result) -> int:
         print(f"{name}: {counts}; {totals.text[name]['without']} of the kept have no text")
     print(f"{result.shards} shards, {result.shard_bytes / 1e6:.1f} MB in {settings.output / 'shards'}")
     print(f"manifest: {settings.output / 'manifest'}")
-    print(f"report: {settings.output / 'report' / 'index.html'}")
+    if report is not None:
+        print(f"report: {report}")
     if result.over_budget:
         share = f"{totals.errors} of {totals.candidates} candidates ({totals.errors / max(totals.candidates, 1):.1%})"
         print(f"{share} are errors, more than --error-budget {settings.error_budget:.1%}", file=sys.stderr)
@@ -169,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--error-budget", metavar="SHARE", type=_share, default=0.05, help="errors that are tolerated, 0 to 1 (default: 0.05)"
     )
+    parser.add_argument("--no-report", action="store_true", help="leave out the report; python -m pipeline.audit report DIR draws it later")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 

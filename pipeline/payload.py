@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stages.media.writer import encoded_size
 
 from schemas.camera import CameraTrack
 from schemas.candidate import MediaFile
@@ -82,6 +81,8 @@ def _view_member(
         return Bytes(f"{name}.{payload.image}", data), size
     if frames is None and view.media.kind == "video" and payload.video == "copy":
         return _copied(name, view.media.files[0]), size
+    from stages.media.writer import encoded_size
+
     # A sequence of images has no bytes of a video to copy: it is encoded with the default settings.
     encode = payload.video if isinstance(payload.video, Encode) else Encode()
     wanted = None if frames is None else [int(i) for i in frames]

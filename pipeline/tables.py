@@ -87,7 +87,8 @@ def write_tables(output: Path, units: Sequence[Unit], records: Sequence[Mapping[
 
 
 def _unit_rows(units: Sequence[Unit]) -> list[dict[str, Any]]:
-    return [read_meta(unit_part(unit))["units_row"] for unit in units]
+    rows = [read_meta(unit_part(unit))["units_row"] for unit in units]
+    return [{**row, "seconds": list(row["seconds"].items())} for row in rows]
 
 
 def _sample_rows(units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], over: set[str], totals: Totals) -> list[dict[str, Any]]:

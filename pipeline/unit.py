@@ -134,7 +134,7 @@ def _commit(
             "started_ns": started_ns,
             "ended_ns": time.time_ns(),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "seconds": sorted(examiner.seconds.items()),
+            "seconds": dict(sorted(examiner.seconds.items())),
             "steps_computed": examiner.store.computed,
             "steps_reused": examiner.store.reused,
         },
