@@ -46,7 +46,7 @@ from stages.ingest.files import (
 )
 from stages.ingest.geometry import ROUNDING_PIXELS
 from stages.ingest.torch_chunk import INSTALL_HINT, torch_is_installed
-from stages.media import Media
+from stages.media import Media, SandboxError
 
 SPLITS = ("train", "test")
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -294,8 +294,9 @@ def _chunk(root: Path, folder: Path, path: Path, split: str | None, media: Media
     try:
         file = media_file(root, path)
         scenes = media.run("stages.ingest.torch_chunk:list_scenes", str(media.path(file.path)))
-    except CandidateError as problem:
-        yield Candidate("realestate10k", relative_name(root, path), "posed_video", (), split=split, error=(problem.reason, problem.message))
+    except (CandidateError, SandboxError) as problem:
+        error = (problem.reason, problem.message) if isinstance(problem, CandidateError) else (Reason.E_STAGE, str(problem))
+        yield Candidate("realestate10k", relative_name(root, path), "posed_video", (), split=split, error=error)
         return
     for item, (key, url) in enumerate(scenes):
         plain = key != "" and PurePosixPath(key).name == key

@@ -1,7 +1,8 @@
 """Tiny videos, and a way to load what was discovered."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
@@ -50,13 +51,18 @@ def ingest() -> Callable[..., Ingest]:
 
 
 @pytest.fixture
-def load() -> Callable[[Ingest, Path, Candidate], Scene]:
-    def run(ingest: Ingest, root: Path, candidate: Candidate) -> Scene:
-        assert candidate.error is None, candidate.error
-        with Media(root, MediaLimits()) as media:
-            return ingest.load(root, candidate, media)
+def load() -> Iterator[Callable[[Ingest, Path, Candidate], Scene]]:
+    """Load a discovered candidate; one sandbox for each root, kept over the test."""
+    with ExitStack() as stack:
+        open_media: dict[Path, Media] = {}
 
-    return run
+        def run(ingest: Ingest, root: Path, candidate: Candidate) -> Scene:
+            assert candidate.error is None, candidate.error
+            if root not in open_media:
+                open_media[root] = stack.enter_context(Media(root, MediaLimits()))
+            return ingest.load(root, candidate, open_media[root])
+
+        yield run
 
 
 @pytest.fixture(scope="session")
