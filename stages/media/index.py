@@ -119,7 +119,8 @@ def _demux(container: InputContainer, stream: VideoStream, limits: MediaLimits, 
     _check_bytes(container, stream)
     shown = sorted(each for each in shown if first_key is not None and each[0] >= first_key)
     if not shown:
-        raise CandidateError(Reason.E_NO_VIDEO, f"the video stream holds no frame that can be shown ({packets} packets)")
+        reason = Reason.E_TRUNCATED if stream.frames > packets else Reason.E_NO_VIDEO
+        raise CandidateError(reason, f"no frame can be shown: the header promises {stream.frames}, {packets} packets came")
     pts = np.asarray([each[0] for each in shown], np.int64)
     repeated = np.flatnonzero(np.diff(pts) == 0)
     if len(repeated):

@@ -6,6 +6,7 @@ tenth of the frames is wanted, the sequential pass comes first.
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import av
 import av.error
@@ -89,29 +90,35 @@ def _from_keyframe(container: InputContainer, stream: VideoStream, keyframe: int
 
 
 def _sequential(container: InputContainer, stream: VideoStream, index: FrameIndex, targets: list[int]) -> Iterator[VideoFrame]:
-    """The targets in one pass from the file's first packet. Raises CandidateError(E_TRUNCATED)."""
-    found, first = 0, int(index.pts[0])
+    """The targets in one pass from the file's first packet. Raises CandidateError(E_TRUNCATED).
+
+    Damage lasts until the next clean keyframe, since what is predicted from a damaged picture is damaged without being marked.
+    Damage that a decoder does not notice itself (bits that still parse) cannot be seen here either.
+    """
+    found, first, fault = 0, int(index.pts[0]), ""
     for packet in container.demux(stream):
-        for frame in _decode(packet, first):
-            if frame.pts is None or frame.pts < targets[found]:
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError as error:
+            if packet.pts is None or packet.pts >= first:  # before it, no frame of the index depends on the packet
+                fault = f"the packet at pts {packet.pts} cannot be decoded: {error.strerror}"
+            continue
+        for frame in cast(list[VideoFrame], frames):
+            if frame.pts is None or frame.pts < first:
                 continue
-            if frame.pts > targets[found] or frame.is_corrupt:
-                fault = "is damaged" if frame.is_corrupt else "does not decode"
-                raise CandidateError(Reason.E_TRUNCATED, f"the frame at pts {targets[found]} {fault}")
+            if frame.is_corrupt:
+                fault = f"the frame at pts {frame.pts} is damaged"
+            elif frame.key_frame:
+                fault = ""
+            if frame.pts < targets[found]:
+                continue
+            if fault or frame.pts > targets[found]:
+                raise CandidateError(Reason.E_TRUNCATED, fault or f"the frame at pts {targets[found]} does not decode")
             yield frame
             found += 1
             if found == len(targets):
                 return
-    raise CandidateError(Reason.E_TRUNCATED, f"the frame at pts {targets[found]} does not decode; the index has {len(index)} frames")
-
-
-def _decode(packet: av.Packet, first: int) -> list[VideoFrame]:
-    try:
-        return packet.decode()  # type: ignore[return-value]
-    except av.error.InvalidDataError as error:
-        if packet.pts is not None and packet.pts < first:
-            return []  # before the first keyframe; no frame of the index needs it
-        raise CandidateError(Reason.E_TRUNCATED, f"the packet at pts {packet.pts} cannot be decoded: {error.strerror}") from error
+    raise CandidateError(Reason.E_TRUNCATED, fault or f"the frame at pts {targets[found]} does not decode")
 
 
 def interpolation(source: tuple[int, int], target: tuple[int, int]) -> Interpolation:

@@ -1,32 +1,18 @@
 """Files that stand where a video should: each with the one reason it must end in, or None where it is a good file.
 
-`make_hostile(folder)` writes them all. The torture module lies beside this one; both are importable by path.
+`make_hostile(folder)` writes them all. Import it as tests.media.hostile.
 """
 
-import importlib.util
 import os
 import struct
-import sys
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
 
 from schemas.verdict import Reason
-
-
-def _torture() -> ModuleType:
-    """The module next door, whether or not this folder is on sys.path."""
-    name = "parallax_tests_media_torture"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("torture.py"))
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
+from tests.media import torture
 
 GOOD_NAMES = (
     "; touch owned; $(touch owned) `touch owned`.mp4",
@@ -43,14 +29,13 @@ GOOD_NAMES = (
 
 def video(path: Path, frames: int = 24, **container: str) -> Path:
     """A small good video."""
-    torture = _torture()
     torture.write(path, range(frames), [i * torture.STEP for i in range(frames)], options={"g": "12"}, container=container)
     return path
 
 
 def motion_jpeg(path: Path) -> Path:
     """A small good video whose every frame is a JPEG."""
-    _torture().write(path, range(24), range(24), codec="mjpeg", pixel_format="yuvj420p", tick=Fraction(1, 30))
+    torture.write(path, range(24), range(24), codec="mjpeg", pixel_format="yuvj420p", tick=Fraction(1, 30))
     return path
 
 
@@ -91,7 +76,7 @@ def same_time_twice(path: Path, source: Path) -> Path:
         packets[-1].pts = packets[-2].pts
         return packets
 
-    _torture().copy_packets(source, path, keep)
+    torture.copy_packets(source, path, keep)
     return path
 
 
@@ -134,7 +119,7 @@ def make_hostile(folder: Path) -> dict[str, tuple[Path, Reason | None]]:
     add(patch(folder / "huge_picture.avi", avi, (b"strf", 12, wide), (b"avih", 40, wide)), Reason.E_TOO_BIG)
     add(patch(folder / "endless.mp4", good, (b"mdhd", 20, struct.pack(">I", 4_000_000_000))), Reason.E_TOO_BIG)
     add(patch(folder / "countless.mp4", good, (b"stsz", 8, struct.pack(">II", 1, 4_000_000_000))), Reason.E_TOO_BIG)
-    add(_torture().write(folder / "endless.ts", range(30), [i * 27_000_000 for i in range(30)]), Reason.E_TOO_BIG)
+    add(torture.write(folder / "endless.ts", range(30), [i * 27_000_000 for i in range(30)]), Reason.E_TOO_BIG)
     add(same_time_twice(folder / "same_time_twice.mkv", good), Reason.E_PTS)
 
     os.mkfifo(folder / "pipe.mp4")
