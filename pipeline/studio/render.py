@@ -87,14 +87,14 @@ def _crossings(view: View, polygon: Array) -> tuple[Array, NDArray[np.int64], ND
     lines = np.stack([-step[..., 1], step[..., 0], polygon[..., 0] * step[..., 1] - polygon[..., 1] * step[..., 0] + _EDGE], axis=-1)
     real = np.abs(step).sum(axis=-1) > 0
     rows = lines @ view.homography
-    slope = rows[..., 0]
-    slope[slope == 0] = 1e-300
+    # A level edge crosses no row; a hair of slope makes it bound whole rows.
+    hair = 1e-12 * np.abs(rows).sum(axis=-1) + 1e-300
+    slope = np.where(np.abs(rows[..., 0]) < hair, hair, rows[..., 0])
     kind = np.where(real, np.where(slope > 0, 0, 1), 2)
     order = np.argsort(kind, axis=1, kind="stable")
-    with np.errstate(over="ignore"):
-        crossings = np.take_along_axis(-rows[..., 1:] / slope[..., None], order[..., None], axis=1)
+    crossings = np.take_along_axis(-rows[..., 1:] / slope[..., None], order[..., None], axis=1)
     low = (kind == 0).sum(axis=1)
-    return np.clip(crossings, -1e30, 1e30), low, low + (kind == 1).sum(axis=1)
+    return crossings, low, low + (kind == 1).sum(axis=1)
 
 
 def _bounds(view: View, K: Array, size: tuple[int, int]) -> NDArray[np.int64]:

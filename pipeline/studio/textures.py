@@ -45,7 +45,7 @@ def grain(rng: Rng, height: int, width: int, strength: float) -> NDArray[np.floa
 
 def roughen(image: NDArray[np.float32], rng: Rng, strength: float) -> Image:
     """`image` under `grain`, as bytes."""
-    return np.clip(image * grain(rng, *image.shape[:2], strength)[..., None], 0, 255).astype(np.uint8)
+    return np.clip(image * grain(rng, image.shape[0], image.shape[1], strength)[..., None], 0, 255).astype(np.uint8)
 
 
 def tiles(rng: Rng, colours: Sequence[Colour], count: int = 4, size: int = 512, joint: float = 0.02) -> Texture:

@@ -51,7 +51,9 @@ def write_layout(
     ):
         if value != default and name != owner:
             raise ValueError(f"{option} is for the layout {owner!r}, not for {name!r}")
-    order = Order.of(name, module.DEFAULTS, output, scenes, cameras, frames, size, seed, truth, footage, calibration, trajectories, progress)
+    order = Order.of(
+        name, module.DEFAULTS, output, scenes, cameras, frames, size, seed, truth, footage, calibration, trajectories, progress
+    )  # fmt: skip
     order.prepare()
     with order.bar(name):
         module.write(order)

@@ -55,7 +55,8 @@ class Order:
 
     @staticmethod
     def of(
-        layout: str, defaults: Defaults, output: Path, scenes: int | None, cameras: int | None, frames: int | None, size: Size | None, seed: int,
+        layout: str, defaults: Defaults, output: Path,
+        scenes: int | None, cameras: int | None, frames: int | None, size: Size | None, seed: int,
         truth: Path | None, footage: Footage, calibration: Calibration, trajectories: Path | None, progress: bool,
     ) -> "Order":  # fmt: skip
         """Checked. Raises ValueError that names the number, its value and what is allowed."""
@@ -75,18 +76,20 @@ class Order:
             if given not in allowed:
                 raise ValueError(f"{what} is {given!r}; it must be one of {', '.join(allowed)}")
         scenes, cameras, frames = (chosen[what][0] for what in ("scenes", "cameras", "frames"))
-        return Order(layout, Path(output), scenes, cameras, frames, (width, height), seed, truth, footage, calibration, trajectories, progress)
+        return Order(
+            layout, Path(output), scenes, cameras, frames, (width, height), seed, truth, footage, calibration, trajectories, progress
+        )  # fmt: skip
 
     def prepare(self) -> None:
         """Make the folders. Raises FileExistsError rather than mixing two datasets."""
+        if self.truth is not None and self.truth.resolve().is_relative_to(self.output.resolve()):
+            raise ValueError(f"the truth folder {self.truth} lies inside the dataset {self.output}; put it beside the dataset")
         for folder in (self.output, self.truth):
             if folder is None:
                 continue
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise FileExistsError(f"{folder} is not an empty folder; name a new one, or remove it first")
             folder.mkdir(parents=True, exist_ok=True)
-        if self.truth is not None and self.truth.resolve().is_relative_to(self.output.resolve()):
-            raise ValueError(f"the truth folder {self.truth} lies inside the dataset {self.output}; put it beside the dataset")
 
     @contextmanager
     def bar(self, name: str) -> Iterator[None]:
