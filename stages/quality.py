@@ -29,7 +29,7 @@ BRIGHT_LUMA = 250
 # Two frames are the same picture if no block of 16 x 16 pixels differs by more than this in mean luma. Codec noise,
 # key frames included, stays below; a small thing that moves does not.
 FROZEN_BLOCK = 16
-FROZEN_DIFFERENCE = 3.0
+FROZEN_DIFFERENCE = 3
 
 
 @dataclass(frozen=True)
@@ -158,12 +158,14 @@ def measure(frames: Iterator[Luma]) -> dict[str, float | None]:
     black, frozen, sharpness, mean, dark, bright = [], [], [], [], [], []
     previous = lightest = darkest = None
     for frame in frames:
-        share = np.cumsum(cv2.calcHist([frame], [0], None, [256], [0, 256]).ravel()) / frame.size
+        counts = cv2.calcHist([frame], [0], None, [256], [0, 256]).ravel().astype(np.float64)
+        share = np.cumsum(counts) / frame.size
         black.append(share[BLACK_LUMA - 1] >= BLACK_SHARE)
         dark.append(share[DARK_LUMA - 1])
         bright.append(1 - share[BRIGHT_LUMA])
-        mean.append(float(cv2.mean(frame)[0]) / 255)
-        sharpness.append(float(cv2.meanStdDev(cv2.Laplacian(frame, cv2.CV_16S))[1][0, 0]) ** 2)
+        mean.append(float(counts @ np.arange(256)) / frame.size / 255)
+        laplacian = cv2.Laplacian(frame, cv2.CV_16S)  # its variance from two sums: five times as fast as meanStdDev
+        sharpness.append(cv2.norm(laplacian) ** 2 / frame.size - (cv2.sumElems(laplacian)[0] / frame.size) ** 2)
         if previous is None or lightest is None or darkest is None:
             lightest, darkest = frame.copy(), frame.copy()
         else:
@@ -184,9 +186,11 @@ def measure(frames: Iterator[Luma]) -> dict[str, float | None]:
 
 def same_picture(first: Luma, second: Luma) -> bool:
     """Whether two frames [H,W] differ by codec noise at most."""
-    height, width = (max(1, side // FROZEN_BLOCK) for side in first.shape)
-    blocks = cv2.resize(cv2.absdiff(first, second).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    return bool(blocks.max() <= FROZEN_DIFFERENCE)
+    # Whole blocks only: what is left over at the right and the bottom would make the resize seven times as slow.
+    height, width = (side - side % FROZEN_BLOCK or side for side in first.shape)
+    size = (max(1, width // FROZEN_BLOCK), max(1, height // FROZEN_BLOCK))
+    blocks = cv2.resize(cv2.absdiff(first, second)[:height, :width], size, interpolation=cv2.INTER_AREA)
+    return int(blocks.max()) <= FROZEN_DIFFERENCE
 
 
 def letterbox(lightest: Luma, darkest: Luma) -> float:
@@ -201,7 +205,7 @@ def letterbox(lightest: Luma, darkest: Luma) -> float:
         if len(picture) == 0:
             return 0.0
         size *= (picture[-1] - picture[0] + 1) / len(top)
-    return 1.0 - size
+    return float(1.0 - size)
 
 
 def _mean(values: list[bool]) -> float | None:

@@ -249,7 +249,8 @@ class ViewGroups(Sampler):
 
     def sample(self, scene: Scene, seed: int) -> list[Child]:
         if len(scene.views) != 1:
-            raise CandidateError(Reason.E_CAMERA, f"view_groups draws from one moving camera, got {len(scene.views)} views; use view_angles")
+            message = f"view_groups draws from one moving camera, got {len(scene.views)} views; use view_angles"
+            raise CandidateError(Reason.E_CAMERA, message)
         view, setting = scene.views[0], self.config
         frames = pose_frames(view)
         entries = thinned(len(frames))
@@ -261,7 +262,11 @@ class ViewGroups(Sampler):
         if len(groups) == 0:
             return [self._too_few(path, f"no {setting.views} poses lie within {setting.max_interval} frames of each other")]
         wanted = Wanted(setting.groups, setting.min_overlap, setting.min_baseline, setting.max_fov)
-        choice = choose(groups, wanted, np.random.default_rng(seed), lambda g: float(self._overlaps(path, groups.members[g]).min()), path.numbers)
+
+        def measure(g: int) -> float:
+            return float(self._overlaps(path, groups.members[g]).min())
+
+        choice = choose(groups, wanted, np.random.default_rng(seed), measure, path.numbers)
         return self._children(path, groups, choice)
 
     def _source_frames(self, view: SceneView, frames: Positions) -> Positions:
@@ -312,13 +317,14 @@ class ViewGroups(Sampler):
             "fov_deg": float(groups.fov[g]),
         }
         names = [f"f{frame:06d}" for frame in path.frames[members].tolist()]
-        fields: dict[str, Any] = {"pairs": pair_rows(angles, names, overlap), "angle_bins": angle_bins([scores["angle_deg"]]), "notes": dict(notes)}
+        fields = {"pairs": pair_rows(angles, names, overlap), "angle_bins": angle_bins([scores["angle_deg"]]), "notes": dict(notes)}
         return self._made(path, members, number, names, scores, fields, reasons)
 
     def _too_few(self, path: CameraPath, why: str) -> Child:
         members = np.arange(min(len(path.track), self.config.views))
         names = [f"f{frame:06d}" for frame in path.frames[members].tolist()]
-        return self._made(path, members, 0, names, {"n_views": float(len(members))}, {"notes": {"too_few_views": why}}, (Reason.TOO_FEW_VIEWS,))
+        notes = {"notes": {"too_few_views": why}}
+        return self._made(path, members, 0, names, {"n_views": float(len(members))}, notes, (Reason.TOO_FEW_VIEWS,))
 
     def _made(
         self,

@@ -25,8 +25,8 @@ Positions = NDArray[np.int64]
 
 # Ours: half a frame at 24 fps, the lowest common rate. Taking the nearest frame of steady footage cannot err by more.
 MAX_TIME_ERROR_MS = 21.0
-# Ours: ends that differ by less than 2% of the luma range show next to no motion to fill in.
-MIN_DIFFERENCE = 0.02
+# Ours: ends that differ by less than 1% of the luma range show next to no motion to fill in (a still shot with noise: 0.3%).
+MIN_DIFFERENCE = 0.01
 COMPARE_HEIGHT = 64
 
 
@@ -81,7 +81,8 @@ class Windows(Sampler):
             return [self._refused(scene, index, Reason.LOW_FPS, why)]
         chosen = self._chosen(pts_ns, step_ns, interval_ns)
         if not chosen:
-            why = f"{len(index)} frames over {index.duration_s:.3f} s; a window takes {self.config.frames} frames {step_ns / 1e6:.3f} ms apart"
+            length = f"{len(index)} frames over {index.duration_s:.3f} s"
+            why = f"{length}; a window takes {self.config.frames} frames {step_ns / 1e6:.3f} ms apart"
             return [self._refused(scene, index, Reason.BOUNDARY, why)]
         return [self._window(scene, times, number, chosen[number], step_ns) for number in self._drawn(len(chosen), seed)]
 
@@ -198,7 +199,8 @@ class Endpoints(Scorer):
                 raise CandidateError(Reason.E_FRAMECOUNT, f"view {view.view_id!r} has {len(frames)} frames; start and end need two")
             size = (max(1, round(view.index.width * COMPARE_HEIGHT / view.index.height)), COMPARE_HEIGHT)
             ends = [int(frames[0]), int(frames[-1])]
-            differences.append(media.map_frames(view.media, view.index, ends, "stages.sample_windows:luma_difference", size=size, gray=True))
+            function = "stages.sample_windows:luma_difference"
+            differences.append(media.map_frames(view.media, view.index, ends, function, size=size, gray=True))
         return Findings({"start_end_difference": min(differences)})
 
 
