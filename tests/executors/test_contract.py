@@ -114,7 +114,9 @@ def test_a_function_that_does_not_exist_is_an_exception(executor: Executor) -> N
 
 @on(*CONTAINED)
 def test_what_does_not_pickle_is_an_exception_and_no_death(executor: Executor) -> None:
-    ended = outcomes(executor, task("result", "unpicklable", None), task("payload", "double", ExplodesOnArrival()), task("good", "double", 1))
+    ended = outcomes(
+        executor, task("result", "unpicklable", None), task("payload", "double", ExplodesOnArrival()), task("good", "double", 1)
+    )
     assert {key: each.state for key, each in ended.items()} == {"result": "raised", "payload": "raised", "good": "done"}
 
 

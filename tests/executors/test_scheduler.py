@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -187,7 +188,7 @@ def test_losses_are_followed_by_longer_and_longer_pauses(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     play(Scripted(behave), [Batch("w", 1)], Policy(backoff_s=1.0, backoff_max_s=8.0, attempts_lost=7), stop=Clock())
-    pauses = [round(after - before, 1) for before, after in zip(started, started[1:], strict=False)]
+    pauses = [round(after - before, 1) for before, after in pairwise(started)]
     assert pauses == [1, 2, 4, 8, 8, 8]
 
 
