@@ -6,7 +6,6 @@ tenth of the frames is wanted, the sequential pass comes first.
 """
 
 from collections.abc import Iterator
-from typing import cast
 
 import av
 import av.error
@@ -95,20 +94,21 @@ def _sequential(container: InputContainer, stream: VideoStream, index: FrameInde
     Damage lasts until the next clean keyframe, since what is predicted from a damaged picture is damaged without being marked.
     Damage that a decoder does not notice itself (bits that still parse) cannot be seen here either.
     """
-    found, first, fault = 0, int(index.pts[0]), ""
+    found, first = 0, int(index.pts[0])
+    fault, fault_pts = "", first
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError as error:
             if packet.pts is None or packet.pts >= first:  # before it, no frame of the index depends on the packet
-                fault = f"the packet at pts {packet.pts} cannot be decoded: {error.strerror}"
+                fault, fault_pts = f"the packet at pts {packet.pts} cannot be decoded: {error.strerror}", packet.pts or fault_pts
             continue
-        for frame in cast(list[VideoFrame], frames):
+        for frame in frames:
             if frame.pts is None or frame.pts < first:
                 continue
             if frame.is_corrupt:
-                fault = f"the frame at pts {frame.pts} is damaged"
-            elif frame.key_frame:
+                fault, fault_pts = f"the frame at pts {frame.pts} is damaged", frame.pts
+            elif frame.key_frame and frame.pts > fault_pts:  # the keyframe before the damage may come out after it
                 fault = ""
             if frame.pts < targets[found]:
                 continue
