@@ -1,0 +1,27 @@
+"""Functions that the tests run inside the sandbox."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tests.media.torture import number_of
+
+
+def numbers(frames: Iterator[np.ndarray]) -> list[int]:
+    """The burned-in number of every frame."""
+    return [number_of(frame) for frame in frames]
+
+
+def shapes(frames: Iterator[np.ndarray], factor: int = 1) -> list[list[int]]:
+    """The shape of every frame, times a factor."""
+    return [[size * factor for size in frame.shape] for frame in frames]
+
+
+def first_mean(frames: Iterator[np.ndarray]) -> float:
+    """Looks at the first frame only."""
+    return float(next(frames).mean())
+
+
+def boom(frames: Iterator[np.ndarray]) -> None:
+    """A bug."""
+    raise KeyError("no such thing")
