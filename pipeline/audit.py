@@ -81,7 +81,11 @@ def _verify(output: OutputFolder, options: argparse.Namespace) -> int:
     total = total_bytes(output)
     # disable=None shows the bar on a terminal only.
     with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=True if options.quiet else None) as bar:
-        problems = verify(output, lambda count: bar.update(count) and None)
+
+        def progress(count: int) -> None:
+            bar.update(count)
+
+        problems = verify(output, progress)
     for problem in problems:
         print(problem)
     if problems:

@@ -8,8 +8,9 @@
 
 Finding the culprits: trial tasks, which commit nothing, run parts of the work; a part that ends badly is split again,
 down to single items. Many small parts rather than two halves: a dead worker costs seconds, an extra task milliseconds,
-and every level of splitting costs a death for each culprit. Then the whole work runs again without the culprits, and commits, an error row for each of them included.
-Trials run beside other works. If no trial ends badly, the whole work gets a last attempt with twice the deadline.
+and every level of splitting costs a death for each culprit. Then the whole work runs again without the culprits, and
+commits, an error row for each of them included. Trials run beside other works. If no trial ends badly, the whole work
+gets a last attempt with twice the deadline.
 """
 
 import heapq
