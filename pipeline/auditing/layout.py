@@ -12,7 +12,9 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     right = [bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(header))]
     lines = [[str(name) for name in header], ["-" * width for width in widths], *cells]
     return "\n".join(
-        "  ".join(cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in zip(line, widths, right, strict=True)).rstrip()
+        "  ".join(
+            cell.rjust(width) if flush else cell.ljust(width) for cell, width, flush in zip(line, widths, right, strict=True)
+        ).rstrip()
         for line in lines
     )
 

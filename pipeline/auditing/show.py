@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pyarrow.compute as pc
@@ -95,11 +96,17 @@ def _scores(row: Mapping[str, Any], limits: Sequence[Limit]) -> str:
         value, own = row["scores"][name], by_score.get(name, [])
         if value is None and not own:
             continue
-        for limit in own or [None]:
-            allowed = f"{limit.op} {format_number(limit.value)}" if limit else ""
-            verdict = "" if limit is None else "not computed" if value is None else f"FAILS: {limit.reason}" if limit.violated(value) else "ok"
-            body.append([name, format_number(value), score.unit, allowed, verdict])
+        found = format_number(value)
+        body += [[name, found, score.unit, f"{limit.op} {format_number(limit.value)}", _judge(limit, value)] for limit in own]
+        if not own:
+            body.append([name, found, score.unit, "", ""])
     return text_table(["score", "value", "unit", "limit", ""], body) if body else ""
+
+
+def _judge(limit: Limit, value: float | None) -> str:
+    if value is None:
+        return "not computed"
+    return f"FAILS: {limit.reason}" if limit.violated(value) else "ok"
 
 
 def _views(row: Mapping[str, Any]) -> str:
@@ -119,7 +126,7 @@ def _views(row: Mapping[str, Any]) -> str:
 
 def _runs(frames: Sequence[int]) -> str:
     """Frame numbers, evenly spaced ones as first..last step n."""
-    steps = {b - a for a, b in zip(frames, frames[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(frames)}
     if len(frames) > 2 and len(steps) == 1:
         step = steps.pop()
         return f"{frames[0]}..{frames[-1]} ({len(frames)} frames" + (")" if step == 1 else f", every {step})")
@@ -127,11 +134,8 @@ def _runs(frames: Sequence[int]) -> str:
 
 
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
-    body = [
-        [pair["a"], pair["b"], *(_median(pair[name]) for name in ("rotation_deg", "axis_deg", "parallax_deg", "azimuth_deg", "elevation_deg"))]
-        + [format_number(pair["overlap"])]
-        for pair in pairs
-    ]
+    angles = ("rotation_deg", "axis_deg", "parallax_deg", "azimuth_deg", "elevation_deg")
+    body = [[pair["a"], pair["b"], *(_median(pair[name]) for name in angles), format_number(pair["overlap"])] for pair in pairs]
     return text_table(["a", "b", "rotation°", "axis°", "parallax°", "azimuth°", "elevation°", "overlap"], body) if body else ""
 
 
@@ -171,5 +175,7 @@ def _family(output: OutputFolder, row: Mapping[str, Any]) -> str:
         lines.append(f"children ({len(children)})")
         lines += [f"  {each['sample_id']}  {each['status']}  {' '.join(each['reasons'])}".rstrip() for each in children[:40]]
         if len(children) > 40:
-            lines.append(f"  ... and {len(children) - 40} more: audit sql DIR \"SELECT * FROM samples WHERE parent_id = '{row['sample_id']}'\"")
+            lines.append(
+                f"  ... and {len(children) - 40} more: audit sql DIR \"SELECT * FROM samples WHERE parent_id = '{row['sample_id']}'\""
+            )
     return "\n".join(lines)

@@ -33,4 +33,4 @@ def query(output: OutputFolder, statement: str) -> tuple[list[str], list[tuple[A
             result = connection.execute(parsed[0])
             return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
-            raise QueryError(f"{error}\ntables: {', '.join(TABLES)} (try \"DESCRIBE samples\")") from None
+            raise QueryError(f'{error}\ntables: {", ".join(TABLES)} (try "DESCRIBE samples")') from None

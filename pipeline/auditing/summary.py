@@ -66,9 +66,7 @@ def format_summary(summary: dict[str, Any]) -> str:
         body.append(["all", *(sum(row[i] for row in body) for i in range(1, len(header) - 1)), ""])
     blocks = [f"state: {summary['state']}", text_table(header, body)]
     blocks.append("candidates: what ingest found; rows: these and what was sampled from them; samples: what the shards hold.")
-    reasons = [
-        [name, reason, count, _meaning(reason)] for name, each in sources.items() for reason, count in each["reasons"].items()
-    ]
+    reasons = [[name, reason, count, _meaning(reason)] for name, each in sources.items() for reason, count in each["reasons"].items()]
     if reasons:
         blocks.append(text_table(["source", "reason", "rows", "meaning"], reasons))
     if summary["error_budget"]:

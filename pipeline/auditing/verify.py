@@ -72,7 +72,9 @@ def _check_schemas(output: OutputFolder) -> Iterator[Problem]:
             if not found.equals(schema, check_metadata=False):
                 missing = sorted(set(schema.names) - set(found.names))
                 extra = sorted(set(found.names) - set(schema.names))
-                yield Problem(f"manifest/{name}/{part.name}", f"columns differ from the schema: missing {missing}, unknown {extra}, or other types")
+                yield Problem(
+                    f"manifest/{name}/{part.name}", f"columns differ from the schema: missing {missing}, unknown {extra}, or other types"
+                )
 
 
 def _check_shard(folder: Path, shard: Mapping[str, Any], progress: Callable[[int], None]) -> Iterator[Problem]:
@@ -140,7 +142,9 @@ def _check_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
             expected = status_of([Reason(reason) for reason in row["reasons"]])
             yield Problem(where, f"status is {row['status']!r}, but its reasons {row['reasons']} mean {str(expected)!r}")
         if row["is_source"] != (row["parent_id"] is None):
-            yield Problem(where, f"is_source is {row['is_source']} with parent_id {row['parent_id']!r}; sources have none, children have one")
+            yield Problem(
+                where, f"is_source is {row['is_source']} with parent_id {row['parent_id']!r}; sources have none, children have one"
+            )
 
 
 def _check_families(rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:

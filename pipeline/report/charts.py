@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.auditing.layout import format_number
 from pipeline.report.histogram import Histogram
+from pipeline.report.markup import chart, label, line, rect
 from schemas.manifest import ANGLE_BINS
 from schemas.scores import SCORES
 
@@ -55,18 +56,15 @@ def histogram_chart(histogram: Histogram, source: str) -> str:
         y, parts = float(bottom), []
         for name, count in counts.items():
             y -= height(count)
-            parts.append(f'<rect class="bar-{name}" x="{left + 0.6:.2f}" y="{y:.2f}" width="{max(1.0, right - left - 1.2):.2f}" height="{height(count):.2f}"/>')
-        span = f"{format_number(edges[i])} to {format_number(edges[i + 1])} {SCORES[histogram.score].unit}"
+            parts.append(rect(f"bar-{name}", left + 0.6, y, right - left - 1.2, height(count)))
+        span = f"{_span(histogram, i)} {SCORES[histogram.score].unit}"
         tip = f"{span}\n{counts['kept']:,} kept, {counts['beyond']:,} beyond the limit, {counts['other']:,} dropped for something else"
-        data = " ".join(f'data-{name}="{count}"' for name, count in counts.items())
-        shapes.append(f'<g class="bin" data-low="{edges[i]!r}" data-high="{edges[i + 1]!r}" {data}><title>{escape(tip)}</title>{"".join(parts)}</g>')
-    shapes += [f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>', _value_axis(edges, histogram.logarithmic, x, bottom)]
-    shapes += _limit_lines(histogram, x, bottom)
-    label = f"{histogram.score}: {histogram.total} values, median {format_number(histogram.median)}"
-    return (
-        f'<svg class="chart histogram" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}" data-source="{escape(source)}" '
-        f'data-score="{escape(histogram.score)}">{"".join(shapes)}</svg>'
-    )
+        data = f'data-low="{float(edges[i])!r}" data-high="{float(edges[i + 1])!r}" '
+        data += " ".join(f'data-{name}="{count}"' for name, count in counts.items())
+        shapes.append(f'<g class="bin" {data}><title>{escape(tip)}</title>{"".join(parts)}</g>')
+    shapes += [line("axis", LEFT, bottom, WIDTH - RIGHT, bottom), _value_axis(histogram, x, bottom), *_limit_lines(histogram, x, bottom)]
+    spoken = f"{histogram.score}: {histogram.total} values, median {format_number(histogram.median)}"
+    return chart("histogram", WIDTH, HEIGHT, spoken, shapes, source=source, score=histogram.score)
 
 
 def _shade(histogram: Histogram, x: Scale) -> str:
@@ -75,7 +73,7 @@ def _shade(histogram: Histogram, x: Scale) -> str:
     for limit in histogram.limits:
         at = x(limit.value)
         left, right = (LEFT, at) if limit.op == ">=" else (at, WIDTH - RIGHT)
-        out.append(f'<rect class="beyond" x="{left:.2f}" y="{TOP}" width="{max(0.0, right - left):.2f}" height="{HEIGHT - BOTTOM - TOP}"/>')
+        out.append(rect("beyond", left, TOP, right - left, HEIGHT - BOTTOM - TOP))
     return "".join(out)
 
 
@@ -85,8 +83,8 @@ def _limit_lines(histogram: Histogram, x: Scale, bottom: float) -> list[str]:
         at = x(limit.value)
         anchor, offset = ("end", -5) if at > WIDTH / 2 else ("start", 5)
         sign = "≥" if limit.op == ">=" else "≤"
-        lines.append(f'<line class="limit" data-value="{limit.value!r}" data-op="{escape(limit.op)}" x1="{at:.2f}" x2="{at:.2f}" y1="{TOP - 12}" y2="{bottom}"/>')
-        lines.append(f'<text class="limit-label" x="{at + offset:.2f}" y="{TOP - 8}" text-anchor="{anchor}">keep {sign} {format_number(limit.value)}</text>')
+        lines.append(line("limit", at, TOP - 12, at, bottom, f'data-value="{limit.value!r}" data-op="{escape(limit.op)}"'))
+        lines.append(label("limit-label", at + offset, TOP - 8, f"keep {sign} {format_number(limit.value)}", anchor))
     return lines
 
 
@@ -98,15 +96,25 @@ def _scale(edges: NDArray[np.float64], logarithmic: bool) -> Scale:
     return lambda value: LEFT + span * (value - low) / (high - low)
 
 
-def _value_axis(edges: NDArray[np.float64], logarithmic: bool, x: Scale, bottom: float) -> str:
-    low, high = float(edges[0]), float(edges[-1])
-    ticks = log_ticks(low, high) if logarithmic else nice_ticks(low, high, 5)
+def _span(histogram: Histogram, i: int) -> str:
+    low, high = histogram.edges[i], histogram.edges[i + 1]
+    if histogram.single:
+        return format_number(high if histogram.closed_right else low)
+    return f"{format_number(low)} to {format_number(high)}"
+
+
+def _value_axis(histogram: Histogram, x: Scale, bottom: float) -> str:
+    low, high = float(histogram.edges[0]), float(histogram.edges[-1])
+    ticks = log_ticks(low, high) if histogram.logarithmic else nice_ticks(low, high, 5)
+    # A bin that holds one whole number is labelled in its middle, so that the bar of 4 stands over "4".
+    shift = 0.0 if not histogram.single else -0.5 if histogram.closed_right else 0.5
     out = []
     for tick in ticks:
-        at = x(tick)
+        if (histogram.single and tick != int(tick)) or not low <= tick + shift <= high:
+            continue
+        at = x(tick + shift)
         anchor = "end" if at > WIDTH - RIGHT - 12 else "middle"
-        out.append(f'<line class="tick" x1="{at:.2f}" x2="{at:.2f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        out.append(f'<text class="tick-label" x="{at:.2f}" y="{bottom + 16}" text-anchor="{anchor}">{format_number(tick)}</text>')
+        out.append(line("tick", at, bottom, at, bottom + 4) + label("tick-label", at, bottom + 16, format_number(tick), anchor))
     return "".join(out)
 
 
@@ -116,8 +124,7 @@ def _count_axis(tallest: int, bottom: float) -> str:
         if tick != int(tick) or tick == 0:
             continue
         y = bottom - (bottom - TOP) * tick / tallest
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.2f}" y2="{y:.2f}"/>')
-        out.append(f'<text class="tick-label" x="{LEFT - 5}" y="{y + 3.5:.2f}" text-anchor="end">{_short(int(tick))}</text>')
+        out.append(line("grid", LEFT, y, WIDTH - RIGHT, y) + label("tick-label", LEFT - 5, y + 3.5, _short(int(tick)), "end"))
     return "".join(out)
 
 
@@ -157,29 +164,25 @@ def angle_chart(angles: NDArray[np.float64], source: str) -> str:
     for count, low, high in zip(counts, edges, edges[1:], strict=False):
         if count:
             height = max(_LEAST, (bottom - TOP) * count / tallest)
-            tip = f"{low} to {high} degrees: {count:,} pairs"
-            shapes.append(
-                f'<g class="bin" data-low="{low}" data-high="{high}" data-kept="{count}"><title>{tip}</title><rect class="bar-kept" '
-                f'x="{x(low) + 0.6:.2f}" y="{bottom - height:.2f}" width="{x(5) - x(0) - 1.2:.2f}" height="{height:.2f}"/></g>'
-            )
-    shapes.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    for tick in range(0, 181, 30):
-        shapes.append(f'<text class="tick-label" x="{x(tick):.2f}" y="{bottom + 14}" text-anchor="{"end" if tick == 180 else "middle"}">{tick}°</text>')
+            tip = f"<title>{low} to {high} degrees: {count:,} pairs</title>"
+            shape = rect("bar-kept", x(low) + 0.6, bottom - height, x(5) - x(0) - 1.2, height)
+            shapes.append(f'<g class="bin" data-low="{low}" data-high="{high}" data-kept="{count}">{tip}{shape}</g>')
+    shapes.append(line("axis", LEFT, bottom, WIDTH - RIGHT, bottom))
+    shapes += [label("tick-label", x(tick), bottom + 14, f"{tick}°", "end" if tick == 180 else "middle") for tick in range(0, 181, 30)]
     shapes += [_bracket(name, x(low), x(high), bottom + 24 + 13 * i) for i, (name, (low, high)) in enumerate(ANGLE_BINS.items())]
-    label = f"{len(angles)} pair angles, median {format_number(float(np.median(angles)))} degrees"
-    return f'<svg class="chart angles" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}" data-source="{escape(source)}">{"".join(shapes)}</svg>'
+    spoken = f"{len(angles)} pair angles, median {format_number(float(np.median(angles)))} degrees"
+    return chart("angles", WIDTH, HEIGHT, spoken, shapes, source=source)
 
 
 def _bracket(name: str, left: float, right: float, y: float) -> str:
-    return (
-        f'<path class="bracket" d="M{left:.2f} {y - 3:.2f}v6m0-3H{right:.2f}m0-3v6"/>'
-        f'<text class="tick-label" x="{right + 6:.2f}" y="{y + 3.5:.2f}">{escape(name)}°</text>'
-    )
+    path = f'<path class="bracket" d="M{left:.2f} {y - 3:.2f}v6m0-3H{right:.2f}m0-3v6"/>'
+    return path + label("tick-label", right + 6, y + 3.5, f"{name}°", "start")
 
 
 def bar(count: int, largest: int, kind: str) -> str:
     """A horizontal bar for a table cell."""
-    return f'<svg class="cell-bar" aria-hidden="true"><rect class="fill-{escape(kind)}" width="{100 * count / max(largest, 1):.2f}%" height="100%"/></svg>'
+    width = 100 * count / max(largest, 1)
+    return f'<svg class="cell-bar" aria-hidden="true"><rect class="fill-{escape(kind)}" width="{width:.2f}%" height="100%"/></svg>'
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> str:

@@ -76,7 +76,9 @@ class Footage:
             stat = path.stat()
             file_ref = MediaFile(path.name, stat.st_size, stat.st_mtime_ns)
             picture = Path(member["name"]).suffix in _PICTURES
-            yield FootageView(self._packed, MediaRef("images", (file_ref,), pts_ns=(0,)) if picture else MediaRef("video", (file_ref,)), None)
+            yield FootageView(
+                self._packed, MediaRef("images", (file_ref,), pts_ns=(0,)) if picture else MediaRef("video", (file_ref,)), None
+            )
             path.unlink()
 
     def _from_input(self, row: Mapping[str, Any], most: int) -> Iterator[FootageView]:

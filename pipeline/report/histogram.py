@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from stages.stage import Limit
 
 BINS = 30
+FEWEST = 12  # bins drawn, so that a single value does not become a wall
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,8 @@ class Histogram:
     limits: tuple[Limit, ...]
     beyond_limit: tuple[int, ...]
     logarithmic: bool
+    single: bool  # every bin holds one whole number: the lower edge, or the upper one when closed_right
+    closed_right: bool  # bins are (a,b], else [a,b)
     total: int
     median: float
 
@@ -47,7 +50,8 @@ def make_histogram(score: str, values: NDArray[np.float64], kept: NDArray[np.boo
     span = np.array([*values, *(limit.value for limit in limits)])
     logarithmic = bool(span.min() > 0 and span.max() > 30 * np.median(values))
     whole = not logarithmic and bool((values == np.round(values)).all() and anchor == round(anchor))
-    edges, position = _bins(values, span, anchor, logarithmic, whole, closed_right=bool(limits and limits[0].op == "<="))
+    closed_right = bool(limits and limits[0].op == "<=")
+    edges, position = _bins(values, span, anchor, logarithmic, whole, closed_right)
     count = len(edges) - 1
 
     def counted(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -62,6 +66,8 @@ def make_histogram(score: str, values: NDArray[np.float64], kept: NDArray[np.boo
         limits=tuple(limits),
         beyond_limit=tuple(int(mask.sum()) for mask in outside),
         logarithmic=logarithmic,
+        single=whole and bool(edges[1] - edges[0] == 1),
+        closed_right=closed_right,
         total=len(values),
         median=float(np.median(values)),
     )
@@ -85,9 +91,15 @@ def _bins(
         width = max(abs(high) * 0.02, 1e-3)  # all values are one: give them a bin that can be seen
     steps = (values - anchor) / width
     raw = np.ceil(steps) - 1 if closed_right else np.floor(steps)
-    # One bin of air on either side of the anchor, so that a limit beyond all values still stands inside the picture.
-    first, last = int(min(raw.min(), -1)), int(max(raw.max(), 0))
-    edges = anchor + width * np.arange(first, last + 2)
+    reach = (span - anchor) / width
+    # A bin of air on either side, so that a limit beyond all values still stands inside the picture.
+    first = int(min(raw.min(), np.floor(reach.min()) - 1))
+    last = int(max(raw.max(), np.ceil(reach.max())))
+    missing = max(0, FEWEST - (last - first + 1))
+    first, last = first - missing // 2, last + (missing + 1) // 2
+    if not logarithmic and low >= 0:  # nothing to show below zero but what (a,0] takes
+        first = min(int(raw.min()), max(first, int(np.floor(-anchor / width))))
+    edges = np.asarray(anchor + width * np.arange(first, last + 2), np.float64)
     if logarithmic:
-        edges = 10.0**edges
+        edges = np.power(10.0, edges, dtype=np.float64)
     return edges, (raw - first).astype(np.int64)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from html import escape
@@ -15,14 +16,20 @@ from pipeline.report import sections
 from pipeline.report.charts import bar, legend, status_bar
 from pipeline.report.data import SourceData, load_source
 from pipeline.report.gallery import Gallery
+from pipeline.report.markup import cell, code, count_cell, table
 from schemas.verdict import ERRORS, REASON_TEXT, SKIPS, Reason, Status
 
 STATUSES = [str(status) for status in Status]
 MARK = (
     '<svg viewBox="0 0 22 22" aria-hidden="true"><rect x="1.5" y="5.5" width="12" height="9" rx="2" fill="none" stroke="var(--faint)" '
-    'stroke-width="1.6"/><rect x="8.5" y="8.5" width="12" height="9" rx="2" fill="var(--card)" stroke="var(--kept)" stroke-width="1.6"/></svg>'
+    'stroke-width="1.6"/><rect x="8.5" y="8.5" width="12" height="9" rx="2" fill="var(--card)" stroke="var(--kept)" '
+    'stroke-width="1.6"/></svg>'
 )
-HALF_MOON = '<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6" fill="none" stroke="currentColor"/><path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor"/></svg>'
+HALF_MOON = (
+    '<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6" fill="none" stroke="currentColor"/>'
+    '<path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor"/></svg>'
+)
+THEME = f'<button id="theme" type="button" title="Light or dark" aria-label="Light or dark">{HALF_MOON}</button>'
 
 
 def render(output: OutputFolder) -> str:
@@ -61,10 +68,10 @@ def _asset(name: str) -> str:
 
 def _body(output: OutputFolder, sources: Sequence[SourceData], gallery: Gallery) -> str:
     links = "".join(f'<a href="#source-{i}">{escape(source.name)}</a>' for i, source in enumerate(sources))
+    nav = f'<nav aria-label="Sections"><a href="#sources">Overview</a>{links}<a href="#run">Run</a></nav>'
     return "\n".join(
         [
-            f'<header class="top"><div><span class="brand">{MARK}Parallax</span><nav aria-label="Sections"><a href="#sources">Overview</a>{links}'
-            f'<a href="#run">Run</a></nav><button id="theme" type="button" title="Light or dark" aria-label="Light or dark">{HALF_MOON}</button></div></header>',
+            f'<header class="top"><div><span class="brand">{MARK}Parallax</span>{nav}{THEME}</div></header>',
             "<main>",
             _hero(output),
             _cards(output, sources),
@@ -110,7 +117,7 @@ def _cards(output: OutputFolder, sources: Sequence[SourceData]) -> str:
     packed = sum(source.packed for source in sources)
 
     def share(count: int) -> str:
-        return f"{count / judged:.1%} of what was judged" if judged else "nothing was judged"
+        return f"{count / judged:.1%} of samples judged" if judged else "nothing was judged"
 
     errors = f"{budget['errors']} of {budget['candidates']} candidates; budget {budget['limit']:.0%}" if budget else share(counts["error"])
     text = f"{with_text / packed:.0%} with text" if packed else ""
@@ -122,51 +129,46 @@ def _cards(output: OutputFolder, sources: Sequence[SourceData]) -> str:
         ("text-skipped", f"{counts['skipped']:,}", "skipped", share(counts["skipped"])),
         ("", f"{shards['count']:,}", "shards", f"{human_bytes(shards['bytes'])}; {text}" if text else human_bytes(shards["bytes"])),
     ]
-    tiles = "".join(f'<div class="card"><b class="{kind}">{value}</b><span>{label}</span><small>{escape(note)}</small></div>' for kind, value, label, note in cards)
+    tiles = "".join(
+        f'<div class="card"><b class="{kind}">{value}</b><span>{label}</span><small>{escape(note)}</small></div>'
+        for kind, value, label, note in cards
+    )
     key = legend([(status, status) for status in STATUSES])
     return f'<div class="cards">{tiles}</div>{status_bar(counts)}{key}'
 
 
 def _source_table(sources: Sequence[SourceData]) -> str:
-    head = "".join(
-        f'<th{kind}>{name}</th>'
-        for name, kind in [("Source", ""), ("Verdicts", ""), *((each, ' class="number"') for each in ["candidates", *STATUSES, "in shards", "with text"])]
-    )
+    heads = [("Source", ""), ("Verdicts", ""), *((name, "number") for name in ["candidates", *STATUSES, "in shards", "with text"])]
     rows = []
     for i, source in enumerate(sources):
         counts = source.status_counts()
-        numbers = [source.found, *counts.values(), source.packed]
-        cells = "".join(f'<td class="number{"" if number else " zero"}">{number:,}</td>' for number in numbers)
-        text = f"{source.with_text / source.packed:.0%}" if source.packed else "–"
-        rows.append(
-            f'<tr><td class="name"><a href="#source-{i}">{escape(source.name)}</a></td><td>{status_bar(counts)}</td>{cells}<td class="number">{text}</td></tr>'
-        )
+        link = cell(f'<a href="#source-{i}">{escape(source.name)}</a>', "name")
+        text = cell(f"{source.with_text / source.packed:.0%}" if source.packed else "–", "number")
+        numbers = [count_cell(count) for count in (source.found, *counts.values(), source.packed)]
+        rows.append([link, cell(status_bar(counts)), *numbers, text])
     return (
-        f'<h2 id="sources">Sources</h2><div class="scroll"><table class="sources"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        '<p class="note">Candidates are what ingest found. Verdicts are over samples: a scene that view groups or windows were drawn from counts '
-        "through these, and by itself only when it failed.</p>"
+        f'<h2 id="sources">Sources</h2>{table("sources", heads, rows)}'
+        '<p class="note">Candidates are what ingest found. Verdicts are over samples: a scene that view groups or windows were '
+        "drawn from counts through these, and by itself only when it failed.</p>"
     )
 
 
 def _reason_table(sources: Sequence[SourceData]) -> str:
     per_source = [source.reason_counts() for source in sources]
-    totals = {name: sum(counts.get(name, 0) for counts in per_source) for name in dict.fromkeys(name for counts in per_source for name in counts)}
+    totals: Counter[str] = sum((Counter(counts) for counts in per_source), Counter())
     if not totals:
         return '<h2 id="reasons">Reasons</h2><p class="note">Nothing was rejected.</p>'
-    largest = max(totals.values())
+    heads = [("Reason", ""), ("Meaning", ""), *((source.name, "number") for source in sources), ("all", "number"), ("", "")]
     rows = []
     for name, total in sorted(totals.items(), key=lambda item: (-item[1], item[0])):
-        cells = "".join(f'<td class="number{"" if counts.get(name) else " zero"}">{counts.get(name, 0):,}</td>' for counts in per_source)
         kind = reason_status(name)
-        rows.append(
-            f'<tr><td class="name"><code class="text-{kind}">{escape(name)}</code></td><td class="wide">{escape(reason_text(name))}</td>{cells}'
-            f'<td class="number"><b>{total:,}</b></td><td>{bar(total, largest, kind)}</td></tr>'
-        )
-    heads = "".join(f'<th class="number">{escape(source.name)}</th>' for source in sources)
+        numbers = [count_cell(counts.get(name, 0)) for counts in per_source]
+        what = [cell(code(name, f"text-{kind}"), "name"), cell(escape(reason_text(name)), "wide")]
+        rows.append([*what, *numbers, cell(f"<b>{total:,}</b>", "number"), cell(bar(total, max(totals.values()), kind))])
     return (
-        '<h2 id="reasons">Reasons</h2><div class="scroll"><table class="reasons"><thead><tr><th>Reason</th><th>Meaning</th>'
-        f'{heads}<th class="number">all</th><th></th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        '<p class="note">A row with several reasons counts under each of them. Reasons in capitals are errors: the candidate could not be examined.</p>'
+        f'<h2 id="reasons">Reasons</h2>{table("reasons", heads, rows)}'
+        '<p class="note">A row with several reasons counts under each of them. Reasons in capitals are errors: the candidate '
+        "could not be examined.</p>"
     )
 
 

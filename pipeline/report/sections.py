@@ -13,9 +13,10 @@ from pipeline.report.charts import angle_chart, bar, histogram_chart, legend, st
 from pipeline.report.data import SourceData
 from pipeline.report.gallery import Gallery
 from pipeline.report.histogram import Histogram, make_histogram
+from pipeline.report.markup import cell, code, count_cell, heading, table
 from pipeline.report.sheets import Entry, Sheet
 from schemas.manifest import ANGLE_BINS
-from schemas.scores import SCORES
+from schemas.scores import SCORES, Score
 from schemas.verdict import ERRORS, REASON_TEXT, Reason, Status
 
 MOST_ERRORS = 40
@@ -31,12 +32,17 @@ def source_section(output: OutputFolder, source: SourceData, number: int, galler
         f'<section id="source-{number}"><div class="source-head"><h2>{escape(source.name)}</h2><div class="chips">{chips}</div></div>',
         status_bar(source.status_counts()),
     ]
+    crossed = [sheet for sheet in limits if sheet.n_rejected]
+    quiet = [sheet for sheet in limits if not sheet.n_rejected]
     if limits:
         key = [("kept", "kept"), ("rejected", "beyond this limit"), ("other", "dropped for something else"), ("line", "limit")]
-        blocks.append(f'<h3 class="section-title">At the limits</h3>{legend(key)}<br>')
-        blocks += [_limit_panel(source, sheet, gallery) for sheet in limits]
+        blocks.append(f"{heading('At the limits')}{legend(key)}<br>")
+        blocks += [_limit_panel(source, sheet, gallery) for sheet in crossed]
+    if quiet:
+        title = heading("Limits that nothing crosses") if crossed else ""
+        blocks.append(f'{title}<div class="grid">{"".join(_quiet_card(source, sheet, gallery) for sheet in quiet)}</div>')
     if reasons:
-        blocks.append('<h3 class="section-title">Other reasons</h3>')
+        blocks.append(heading("Other reasons"))
         blocks += [_reason_panel(sheet, gallery) for sheet in reasons]
     blocks += [_errors(output, source), _angles(source), _free_scores(source, {sheet.title for sheet in limits}), "</section>"]
     return "\n".join(block for block in blocks if block)
@@ -60,15 +66,33 @@ def _limit_panel(source: SourceData, sheet: Sheet, gallery: Gallery) -> str:
     kept = _side(f"Kept, nearest first ({sheet.n_kept:,})", sheet.kept, gallery, "Nothing was kept.")
     rejected = _side(f"Beyond the limit, nearest first ({sheet.n_rejected:,})", sheet.rejected, gallery, "Nothing lies beyond.")
     return (
-        f'<article class="panel"><div><h3>{escape(_title(sheet.title))}</h3><p class="what">{escape(score.meaning)} ({escape(score.unit)})</p>'
+        f'<article class="panel"><div><h3>{_title(sheet.title)}</h3><p class="what">{escape(_meaning(score))}</p>'
         f'{chart}{facts}</div><div class="sides">{kept}{rejected}</div></article>'
     )
 
 
+def _quiet_card(source: SourceData, sheet: Sheet, gallery: Gallery) -> str:
+    """A limit that rejects nothing: its histogram and the sample that comes nearest."""
+    histogram = make_histogram(sheet.title, source.scores[sheet.title], source.kept, sheet.limits)
+    if histogram is None:
+        return ""
+    nearest = "".join(_tile(entry, gallery) for entry in sheet.kept[:1])
+    return _card(source, histogram, f"<h4>Kept, nearest</h4>{nearest}" if nearest else "")
+
+
+def _card(source: SourceData, histogram: Histogram, more: str = "") -> str:
+    score = SCORES[histogram.score]
+    return (
+        f'<article class="card"><h3>{_title(histogram.score)}</h3><p class="what">{escape(_meaning(score))}</p>'
+        f"{histogram_chart(histogram, source.name)}{_facts(histogram)}{more}</article>"
+    )
+
+
 def _facts(histogram: Histogram) -> str:
-    parts = [f"<b>{histogram.total:,}</b> values, median <b>{format_number(histogram.median)}</b>"]
+    parts = [f"<b>{histogram.total:,}</b> {'value' if histogram.total == 1 else 'values'}, median <b>{format_number(histogram.median)}</b>"]
     for limit, beyond in zip(histogram.limits, histogram.beyond_limit, strict=True):
-        parts.append(f"<b>{beyond:,}</b> ({beyond / histogram.total:.1%}) {'below' if limit.op == '>=' else 'above'} {format_number(limit.value)}: <code>{escape(limit.reason)}</code>")
+        side = "below" if limit.op == ">=" else "above"
+        parts.append(f"<b>{beyond:,}</b> ({beyond / histogram.total:.1%}) {side} {format_number(limit.value)}: {code(limit.reason)}")
     if histogram.logarithmic:
         parts.append("logarithmic axis")
     return f'<p class="facts">{"<br>".join(parts)}</p>'
@@ -86,7 +110,9 @@ def _reason_panel(sheet: Sheet, gallery: Gallery) -> str:
 
 def _side(title: str, entries: tuple[Entry, ...], gallery: Gallery, empty: str) -> str:
     tiles = "".join(_tile(entry, gallery) for entry in entries)
-    return f'<div><h4>{escape(title)}</h4>' + (f'<div class="tiles">{tiles}</div></div>' if entries else f'<p class="empty">{escape(empty)}</p></div>')
+    return f"<div><h4>{escape(title)}</h4>" + (
+        f'<div class="tiles">{tiles}</div></div>' if entries else f'<p class="empty">{escape(empty)}</p></div>'
+    )
 
 
 def _tile(entry: Entry, gallery: Gallery) -> str:
@@ -105,37 +131,31 @@ def _tile(entry: Entry, gallery: Gallery) -> str:
 def _errors(output: OutputFolder, source: SourceData) -> str:
     columns = ["sample_id", "candidate_id", "reasons", "stage", "error_message"]
     failed = (ds.field("source") == source.name) & (ds.field("status") == str(Status.ERROR))
-    rows = output.table("samples", columns, failed).to_pylist()
-    if not rows:
-        return ""
+    total = source.status_counts()[str(Status.ERROR)]
     body = []
-    for row in rows[:MOST_ERRORS]:
+    for row in output.dataset("samples").head(MOST_ERRORS, columns=columns, filter=failed).to_pylist():
         codes = " ".join(reason for reason in row["reasons"] if reason in ERRORS)
-        body.append(
-            f'<tr><td class="name"><code class="text-error">{escape(codes)}</code></td><td class="wide"><code>{escape(row["candidate_id"])}</code></td>'
-            f'<td class="wide">{escape(row["error_message"] or "")}</td><td>{escape(row["stage"] or "")}</td></tr>'
-        )
-    more = f'<p class="note">{len(rows) - MOST_ERRORS:,} more: pipeline.audit sql.</p>' if len(rows) > MOST_ERRORS else ""
-    return (
-        f'<h3 class="section-title">Errors ({len(rows):,})</h3><div class="scroll"><table class="errors"><thead><tr><th>Code</th><th>Candidate</th>'
-        f'<th>Message</th><th>Stage</th></tr></thead><tbody>{"".join(body)}</tbody></table></div>{more}'
-    )
+        what = [cell(code(codes, "text-error"), "name"), cell(code(row["candidate_id"]), "wide")]
+        body.append([*what, cell(escape(row["error_message"] or ""), "wide"), cell(escape(row["stage"] or ""), "name")])
+    if not body:
+        return ""
+    heads = [("Code", ""), ("Candidate", ""), ("Message", ""), ("Stage", "")]
+    more = f'<p class="note">{total - len(body):,} more, for pipeline.audit sql.</p>' if total > len(body) else ""
+    return f"{heading(f'Errors ({total:,})')}{table('errors', heads, body)}{more}"
 
 
 def _angles(source: SourceData) -> str:
     if len(source.pair_angles) == 0:
         return ""
     largest = max(source.angle_bins.values(), default=0)
-    rows = "".join(
-        f'<tr><td class="name">{escape(name)}°</td><td class="number">{source.angle_bins[name]:,}</td><td>{bar(source.angle_bins[name], largest, "kept")}</td></tr>'
-        for name in ANGLE_BINS
-    )
+    counts = {name: source.angle_bins[name] for name in ANGLE_BINS}
+    rows = [[cell(f"{name}°", "name"), count_cell(count), cell(bar(count, largest, "kept"))] for name, count in counts.items()]
     return (
-        '<h3 class="section-title">Angles between views</h3><article class="panel"><div>'
+        f'{heading("Angles between views")}<article class="panel"><div>'
         f'<p class="what">The {escape(source.angle_kind)} of every pair of views of what was kept, median over its frames.</p>'
-        f'{angle_chart(source.pair_angles, source.name)}</div><div><h4>Samples in shards, by angle bin</h4><div class="scroll"><table class="bins">'
-        f'<thead><tr><th>Bin</th><th class="number">samples</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>'
-        '<p class="note">The bins overlap, as the curriculum\'s do, so a sample may count in two.</p></div></article>'
+        f"{angle_chart(source.pair_angles, source.name)}</div><div><h4>Samples in shards, by angle bin</h4>"
+        f"{table('bins', [('Bin', ''), ('samples', 'number'), ('', '')], rows)}"
+        '<p class="note">The bins overlap, as the curriculum\'s do, and a sample counts in every bin that it serves.</p></div></article>'
     )
 
 
@@ -143,18 +163,34 @@ def _free_scores(source: SourceData, limited: set[str]) -> str:
     cards = []
     for name, values in source.scores.items():
         histogram = None if name in limited else make_histogram(name, values, source.kept, ())
-        if histogram is None:
-            continue
-        score = SCORES[name]
-        cards.append(
-            f'<article class="card"><h3>{escape(_title(name))}</h3><p class="what">{escape(score.meaning)} ({escape(score.unit)})</p>'
-            f'{histogram_chart(histogram, source.name)}{_facts(histogram)}</article>'
-        )
-    return f'<h3 class="section-title">Scores without a limit</h3><div class="grid">{"".join(cards)}</div>' if cards else ""
+        if histogram is not None:
+            cards.append(_card(source, histogram))
+    return f'{heading("Scores without a limit")}<div class="grid">{"".join(cards)}</div>' if cards else ""
+
+
+_TITLES = {
+    "fps": "Frame rate",
+    "n_frames": "Frames",
+    "n_views": "Views",
+    "fov_deg": "Field of view",
+    "sync_fps_spread": "Sync frame rate spread",
+}
 
 
 def _title(score: str) -> str:
-    return score.replace("_", " ").capitalize()
+    """A readable name, beside the one that recipes and SQL use."""
+    words = score.split("_")
+    plain = " ".join(words[:-1] if words[-1] in ("s", "ms", "deg") else words)
+    return f'{escape(_TITLES.get(score, _sentence(plain)))} <code class="key">{escape(score)}</code>'
+
+
+def _meaning(score: Score) -> str:
+    """The score's meaning with its unit, unless the words name that already."""
+    return _sentence(score.meaning) + ("" if score.unit in ("fraction", "frames", "views") else f", {score.unit}")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def run_section(output: OutputFolder) -> str:
@@ -162,11 +198,11 @@ def run_section(output: OutputFolder) -> str:
     run = output.run
     facts = [(label, run[key]) for key, label in _FACTS.items() if run.get(key) is not None]
     facts += [(f"input {name}", root) for name, root in run.get("inputs", {}).items()]
-    rows = "".join(f'<tr><td class="name">{escape(label)}</td><td class="wide"><code>{escape(str(value))}</code></td></tr>' for label, value in facts)
+    rows = [[cell(escape(name), "name"), cell(code(str(value)), "wide")] for name, value in facts]
     recipe = json.dumps(run.get("recipe", {}), indent=2, sort_keys=True, ensure_ascii=False)
     return (
-        f'<section id="run"><div class="source-head"><h2>Run</h2></div><div class="scroll"><table><tbody>{rows}</tbody></table></div><br>'
-        f'<details><summary>The recipe as it ran</summary><div class="scroll"><pre><code>{escape(recipe)}</code></pre></div></details></section>'
+        f'<section id="run"><div class="source-head"><h2>Run</h2></div>{table("run", [], rows)}<br>'
+        f'<details><summary>The recipe as it ran</summary><div class="scroll"><pre>{code(recipe)}</pre></div></details></section>'
     )
 
 

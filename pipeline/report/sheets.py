@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.report.data import SourceData
-from schemas.verdict import ERRORS, Reason
+from schemas.verdict import ERRORS, SKIPS, Reason
 from stages.stage import Limit
 
-MOST_PER_SIDE = 6  # two sides: at most 12 on a sheet
+MOST_PER_SIDE = 4  # two sides: at most 8 on a sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +36,28 @@ class Sheet:
 
 def per_side(sheets: int) -> int:
     """How many samples a side may show, so that a report of many sheets stays small."""
-    return MOST_PER_SIDE if sheets <= 8 else 4 if sheets <= 24 else 3 if sheets <= 48 else 2
+    return MOST_PER_SIDE if sheets <= 24 else 3 if sheets <= 48 else 2
 
 
 def limited_scores(source: SourceData) -> dict[str, tuple[Limit, ...]]:
     """The scores that the source has limits and data for: those that reject something first, then in recipe order."""
     grouped: dict[str, tuple[Limit, ...]] = {}
     for limit in source.limits:
-        if limit.score in source.scores:
+        # Two stages may set the same limit, e.g. min_views; it is one line to draw.
+        if limit.score in source.scores and not any(_same(limit, other) for other in grouped.get(limit.score, ())):
             grouped[limit.score] = (*grouped.get(limit.score, ()), limit)
     return dict(sorted(grouped.items(), key=lambda item: not _outside(source, item[1]).any()))
+
+
+def _same(a: Limit, b: Limit) -> bool:
+    return (a.score, a.op, a.value, a.reason) == (b.score, b.op, b.value, b.reason)
 
 
 def other_reasons(source: SourceData) -> list[str]:
     """Rejections that no limit with data decides, e.g. `boundary`: most frequent first. Errors and skips have their own place."""
     decided = {str(limit.reason) for limits in limited_scores(source).values() for limit in limits}
     known = {str(reason): reason for reason in Reason}
-    return [
-        name
-        for name in source.reason_counts()
-        if name not in decided and name in known and known[name] not in ERRORS and _is_rejection(known[name])
-    ]
-
-
-def _is_rejection(reason: Reason) -> bool:
-    from schemas.verdict import SKIPS
-
-    return reason not in SKIPS
+    return [name for name in source.reason_counts() if name not in decided and name in known and known[name] not in ERRORS | SKIPS]
 
 
 def limit_sheet(source: SourceData, score: str, limits: Sequence[Limit], count: int) -> Sheet:

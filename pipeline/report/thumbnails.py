@@ -45,7 +45,9 @@ def make_thumbnail(footage: Footage, row: Mapping[str, Any]) -> Thumbnail:
     except SandboxError:
         return Thumbnail(None, missing="cannot be shown: the decoder failed")
     strip = compose(pictures)
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1])
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    )
     if not done:
         return Thumbnail(None, missing="cannot be shown: JPEG encoding failed")
     return Thumbnail(data.tobytes(), strip.shape[1], strip.shape[0])

@@ -74,7 +74,7 @@ class _Maker:
         suffix = columns.pop("suffix", None)
         members = columns.pop("members", None)
         scores = columns.pop("scores", {})
-        row = {name: None for name in SAMPLES.names}
+        row = dict.fromkeys(SAMPLES.names)
         row |= {
             "sample_id": sample_key(source, candidate, *([suffix] if suffix else [])),
             "source": source,
@@ -138,7 +138,9 @@ def _clips(maker: _Maker, footage: Path, count: int) -> None:
             license="CC0",
         )
     (footage / "broken.mp4").write_bytes(small_video(1)[:400])
-    maker.add("clips", "broken.mp4", "video", reasons=("E_TRUNCATED",), media=["broken.mp4"], error_message="ends at byte 400", stage="ingest")
+    maker.add(
+        "clips", "broken.mp4", "video", reasons=("E_TRUNCATED",), media=["broken.mp4"], error_message="ends at byte 400", stage="ingest"
+    )
     maker.add("clips", HOSTILE, "video", reasons=("E_OPEN",), media=[HOSTILE], error_message=f"no media: {HOSTILE}", stage="ingest")
 
 
@@ -196,7 +198,14 @@ def _groups(maker: _Maker) -> None:
             members=None if reasons else [(f"view{k:02d}.jpg", small_jpeg(i * 4 + k)) for k in range(4)],
         )
     maker.add(
-        "groups", "train/abc", "view_group", suffix="g0008", parent_id=parent["sample_id"], reasons=("no_such_angle",), view_ids=[], split="train"
+        "groups",
+        "train/abc",
+        "view_group",
+        suffix="g0008",
+        parent_id=parent["sample_id"],
+        reasons=("no_such_angle",),
+        view_ids=[],
+        split="train",
     )
 
 
@@ -245,7 +254,7 @@ def _write_shard(output: Path, name: str, rows: list[dict[str, Any]], maker: _Ma
 def _write_tables(output: Path, maker: _Maker, shards: list[dict[str, Any]]) -> None:
     counts = Counter(row["unit"] for row in maker.rows)
     units = [
-        {name: 0 for name in UNITS.names} | {"unit": unit, "source": unit[2:], "unit_key": "k", "host": "h", "n_rows": rows, "seconds": []}
+        dict.fromkeys(UNITS.names, 0) | {"unit": unit, "source": unit[2:], "unit_key": "k", "host": "h", "n_rows": rows, "seconds": []}
         for unit, rows in counts.items()
     ]
     write_table(output, "samples", maker.rows)
