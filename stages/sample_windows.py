@@ -28,6 +28,8 @@ MAX_TIME_ERROR_MS = 21.0
 # Ours: ends that differ by less than 1% of the luma range show next to no motion to fill in (a still shot with noise: 0.3%).
 MIN_DIFFERENCE = 0.01
 COMPARE_HEIGHT = 64
+# Half-way between two frames the earlier one is taken, not the one that rounding of timestamps happens to favour.
+TIE_NS = 2_000
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,13 @@ def video_split(video: str, test_fraction: float, seed: int) -> Literal["train",
 
 
 def nearest(pts_ns: Positions, wanted_ns: NDArray[np.float64]) -> Positions:
-    """Positions in pts_ns [N] (increasing, N >= 1) of the times nearest to wanted_ns [n]; of two equally near the earlier."""
+    """Positions in pts_ns [N] (increasing, N >= 1) of the times nearest to wanted_ns [n]; of two equally near
+    (to TIE_NS) the earlier."""
     after = np.searchsorted(pts_ns, wanted_ns).clip(1, max(len(pts_ns) - 1, 1))
     if len(pts_ns) == 1:
         return np.zeros(len(wanted_ns), np.int64)
-    return np.asarray(np.where(wanted_ns - pts_ns[after - 1] <= pts_ns[after] - wanted_ns, after - 1, after), np.int64)
+    earlier = wanted_ns - pts_ns[after - 1] <= pts_ns[after] - wanted_ns + TIE_NS
+    return np.asarray(np.where(earlier, after - 1, after), np.int64)
 
 
 def time_error_ms(times_ns: Positions, step_ns: float) -> float:

@@ -1,9 +1,11 @@
-"""Scenes without media, for stages that look at headers and cameras only."""
+"""Scenes without media, for stages that look at headers and cameras only, and short clips for those that look at pixels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from schemas.camera import CameraTrack, intrinsics
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
 from schemas.frames import FrameIndex, Scene, SceneView
+from schemas.recipe import MediaLimits
+from stages.media import Media
 
 SceneMaker = Callable[..., Scene]
 TrackMaker = Callable[..., CameraTrack]
@@ -60,5 +64,36 @@ def make_scene() -> SceneMaker:
             views.append(SceneView(f"cam{i}", media, index, track, posed))
         listed = tuple(View(view.view_id, view.media) for view in views)
         return Scene(Candidate("source", candidate_id, kind, listed, attrs=attrs or {}, split=split), tuple(views))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="module")
+def media(clip_folder: Path) -> Iterator[Media]:
+    with Media(clip_folder, MediaLimits()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_clip(clip_folder: Path, media: Media) -> Callable[..., Scene]:
+    """A scene of one H.264 video at 25 frames a second, encoded from full-range luma frames [H,W]."""
+
+    def make(frames: Sequence[NDArray[np.uint8]]) -> Scene:
+        name = f"clip{len(list(clip_folder.iterdir()))}.mp4"
+        with av.open(str(clip_folder / name), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"crf": "15", "preset": "veryfast"})
+            stream.height, stream.width = frames[0].shape
+            stream.pix_fmt = "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.repeat(frame[..., None], 3, axis=2), "rgb24")))
+            container.mux(stream.encode())
+        stat = (clip_folder / name).stat()
+        ref = MediaRef("video", (MediaFile(name, stat.st_size, stat.st_mtime_ns),))
+        return Scene(Candidate("clips", name, "video", (View("cam", ref),)), (SceneView("cam", ref, media.index(ref)),))
 
     return make

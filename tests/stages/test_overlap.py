@@ -23,9 +23,9 @@ def turned_about_y(degrees: float) -> np.ndarray:
     return c2w
 
 
-def brute_force(c2w_a: np.ndarray, K_a: np.ndarray, c2w_b: np.ndarray, K_b: np.ndarray, near: float, far: float, grid: tuple[int, int] = GRID) -> float:
+def brute_force(c2w_a: np.ndarray, K_a: np.ndarray, c2w_b: np.ndarray, K_b: np.ndarray, near: float, far: float) -> float:
     """Step along every ray of A in 4,000 steps (even in log depth) and ask whether any point projects into B's image."""
-    uv = pixel_grid(grid, SIZE)
+    uv = pixel_grid(GRID, SIZE)
     rays = np.concatenate([uv, np.ones((len(uv), 1))], axis=1) @ np.linalg.inv(K_a).T
     w2c_b = np.linalg.inv(c2w_b)
     hit = np.zeros(len(uv), bool)

@@ -136,7 +136,8 @@ def test_the_median_of_a_wrapped_angle_is_an_angle_that_occurs() -> None:
 def test_rows_have_the_manifest_s_shape() -> None:
     c2w = np.stack([on_sphere(azimuth, 10) for azimuth in (0, 40, 90)])[:, None].repeat(3, axis=1)
     a, b = np.triu_indices(3, 1)
-    for rows in (pair_rows(pair_angles(c2w, a, b), ["x", "y", "z"]), pair_rows(pair_angles(c2w, a, b, centre=ORIGIN, up=UP), ["x", "y", "z"])):
+    for angles in (pair_angles(c2w, a, b), pair_angles(c2w, a, b, centre=ORIGIN, up=UP)):
+        rows = pair_rows(angles, ["x", "y", "z"])
         assert [(row["a"], row["b"]) for row in rows] == [("x", "y"), ("x", "z"), ("y", "z")]
         for row in rows:
             assert list(row) == [field.name for field in PAIR]
@@ -162,8 +163,8 @@ def test_the_centre_is_found_where_the_axes_meet() -> None:
     rng = np.random.default_rng(0)
     c2w = np.array([[look_at(target + 4 * rng.normal(size=3), target) for _ in range(3)] for _ in range(5)])
     assert scene_centre(c2w) == pytest.approx(target, abs=1e-9)
-    shaken = np.array([[look_at(target + 4 * each, target + rng.normal(scale=0.1, size=3)) for each in rng.normal(size=(3, 3))] for _ in range(5)])
-    found = scene_centre(shaken)
+    shaken = np.array([look_at(target + 4 * place, target + rng.normal(scale=0.1, size=3)) for place in rng.normal(size=(15, 3))])
+    found = scene_centre(shaken[:, None])
     assert found is not None and np.linalg.norm(found - target) < 0.3
 
 
