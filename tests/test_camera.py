@@ -25,7 +25,7 @@ triples = st.tuples(numbers, numbers, numbers)
 @st.composite
 def poses(draw: st.DrawFn) -> np.ndarray:
     """Any rigid pose: a unit quaternion and a position."""
-    q = np.array(draw(st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: 0.1 < sum(x * x for x in q))))
+    q = np.array(draw(st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: sum(x * x for x in q) > 0.1)))
     w, x, y, z = q / np.linalg.norm(q)
     c2w = np.eye(4)
     c2w[:3, :3] = [
@@ -43,7 +43,9 @@ def project(K: np.ndarray, c2w: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def track(c2w: np.ndarray, width: int = 640, height: int = 480) -> CameraTrack:
-    return CameraTrack(np.atleast_3d(c2w).reshape(-1, 4, 4), intrinsics(500, 510, 310, 250, len(c2w.reshape(-1, 4, 4))), width, height, "metres")
+    return CameraTrack(
+        np.atleast_3d(c2w).reshape(-1, 4, 4), intrinsics(500, 510, 310, 250, len(c2w.reshape(-1, 4, 4))), width, height, "metres"
+    )
 
 
 def test_look_at_puts_target_in_the_middle_with_up_upward_and_right_to_the_right() -> None:

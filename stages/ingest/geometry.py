@@ -10,11 +10,13 @@ from schemas.camera import Array, CameraTrack
 from schemas.frames import FrameIndex
 from schemas.verdict import CandidateError, Reason
 
-SizeRule = Literal["crop", "scale", "refuse"]
+SizeRule = Literal["crop", "pad", "scale", "refuse"]
 Anchor = Literal["centre", "top-left"]
 
 # Encoders want even sizes, so a resized picture may miss its exact aspect ratio by up to two pixels.
 ROUNDING_PIXELS = 2.0
+
+_WAYS_OUT = "set the option size_rule to crop, pad or scale, or recalibrate"
 
 
 def fit_to_frames(
@@ -23,31 +25,49 @@ def fit_to_frames(
     """The track for frames of width x height, and a note on what was assumed (None where the sizes agree).
 
     Frames of the same aspect ratio (to two pixels) are taken to be resized: K scales with each side. Otherwise the rule
-    decides. "crop": resized to cover, then cut at the anchor; at most `max_cut` of a side (fraction). "scale": stretched
-    to the new size, so pixels are no longer square. "refuse": E_CAMERA. Raises E_CAMERA too where a crop cannot be meant.
+    decides. "crop": resized to cover, then cut at the anchor; at most `max_cut` of a side (fraction). "pad": resized to
+    fit inside, then surrounded by bars, the picture at the anchor. "scale": stretched to the new size, so pixels are no
+    longer square. "refuse": E_CAMERA. Raises E_CAMERA too where a crop cannot be meant.
     """
     if (track.width, track.height) == (width, height):
         return track, None
-    was, now = f"cameras speak of {track.width}x{track.height}", f"frames are {width}x{height}"
-    cover = max(width / track.width, height / track.height)
-    resized = track.width * cover, track.height * cover
-    cut = resized[0] - width, resized[1] - height
-    resize_only = cover != 1 and max(cut) <= ROUNDING_PIXELS
+    sizes = f"cameras speak of {track.width}x{track.height}, frames are {width}x{height}"
+    scales = width / track.width, height / track.height
+    resize_only = max(scales) != 1 and max(_surplus(track, width, height, max(scales))) <= ROUNDING_PIXELS
     if resize_only or rule == "scale":
-        return track.scaled(
-            width, height
-        ), f"{was}, {now}: {'resized' if resize_only else 'scale'}, K times {width / track.width:.6g} x {height / track.height:.6g}"
-    share = max(cut[0] / resized[0], cut[1] / resized[1])
-    padded = cover > 1 and (track.width == width or track.height == height)
-    if rule == "refuse" or padded or share > max_cut:
-        why = "the size rule is refuse" if rule == "refuse" else f"a crop would cut {share:.1%} of a side, at most {max_cut:.1%} is allowed"
-        why = "only one side grew, which is padding and no crop" if padded else why
-        raise CandidateError(Reason.E_CAMERA, f"{was}, {now}, and {why}; set the option size_rule to crop or scale, or recalibrate")
-    left, top = (cut[0] / 2, cut[1] / 2) if anchor == "centre" else (0.0, 0.0)
-    factor = np.diag([cover, cover, 1.0])
-    covering = replace(track, K=factor @ track.K, width=round(resized[0]), height=round(resized[1]))
-    note = f"{was}, {now}: crop at {anchor}, K times {cover:.6g}, cut {cut[0]:.6g} x {cut[1]:.6g} px, left {left:.6g}, top {top:.6g}"
-    return covering.cropped(left, top, width, height), note
+        done = "resized" if resize_only else "scale"
+        return track.scaled(width, height), f"{sizes}: {done}, K times {scales[0]:.6g} x {scales[1]:.6g}"
+    if rule == "refuse":
+        raise CandidateError(Reason.E_CAMERA, f"{sizes}, and the size rule is refuse; {_WAYS_OUT}")
+    factor = max(scales) if rule == "crop" else min(scales)
+    surplus = _surplus(track, width, height, factor)
+    if rule == "crop":
+        _check_crop(track, surplus, scales, max_cut, sizes)
+    left, top = (surplus[0] / 2, surplus[1] / 2) if anchor == "centre" else (0.0, 0.0)
+    K = np.diag([factor, factor, 1.0]) @ track.K
+    resized = replace(track, K=K, width=round(track.width * factor), height=round(track.height * factor))
+    moved = (
+        f"cut {surplus[0]:.6g} x {surplus[1]:.6g} px"
+        if rule == "crop"
+        else f"bars of {max(0.0, -surplus[0]):.6g} x {max(0.0, -surplus[1]):.6g} px"
+    )
+    return resized.cropped(left, top, width, height), f"{sizes}: {rule} at {anchor}, K times {factor:.6g}, {moved}"
+
+
+def _surplus(track: CameraTrack, width: int, height: int, factor: float) -> tuple[float, float]:
+    """By how many pixels the resized picture is larger than the frames; negative where bars fill the rest."""
+    return track.width * factor - width, track.height * factor - height
+
+
+def _check_crop(track: CameraTrack, cut: tuple[float, float], scales: tuple[float, float], max_cut: float, sizes: str) -> None:
+    factor = max(scales)
+    share = max(cut[0] / (track.width * factor), cut[1] / (track.height * factor))
+    if factor > 1 and min(scales) == 1:
+        raise CandidateError(Reason.E_CAMERA, f"{sizes}: only one side grew, which is padding and no crop; {_WAYS_OUT}")
+    if share > max_cut:
+        raise CandidateError(
+            Reason.E_CAMERA, f"{sizes}: a crop would cut {share:.1%} of a side, at most {max_cut:.1%} is allowed; {_WAYS_OUT}"
+        )
 
 
 def over_frames(track: CameraTrack, index: FrameIndex, what: str) -> CameraTrack:
@@ -99,3 +119,10 @@ def common_centre(c2w: Array, within_deg: float) -> tuple[float, float, float] |
     if cosine.min() < np.cos(np.radians(within_deg)):
         return None
     return (float(point[0]), float(point[1]), float(point[2]))
+
+
+def bars_of_padding(track: CameraTrack, width: int, height: int, anchor: Anchor) -> list[float]:
+    """[left, top, right, bottom] in pixels: the bars that the rule "pad" would have left in frames of width x height."""
+    across, down = (-each for each in _surplus(track, width, height, min(width / track.width, height / track.height)))
+    left, top = (across / 2, down / 2) if anchor == "centre" else (0.0, 0.0)
+    return [left, top, across - left, down - top]

@@ -20,7 +20,7 @@ import numpy as np
 
 from schemas.camera import Array, CameraTrack, Scale
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
-from schemas.frames import Scene, SceneView
+from schemas.frames import FrameIndex, Scene, SceneView
 from schemas.typed import bounded
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.base import Ingest
@@ -37,12 +37,14 @@ from stages.ingest.files import (
     require_folder,
     unique,
 )
-from stages.ingest.geometry import Anchor, SizeRule, common_centre, fit_to_frames, match_names, over_frames
+from stages.ingest.geometry import Anchor, SizeRule, bars_of_padding, common_centre, fit_to_frames, match_names, over_frames
 from stages.ingest.qualisys import QualisysCamera, parse_calibration
 from stages.ingest.rig_json import parse_rig
 from stages.media import Media
 
 CALIBRATION_FOLDERS = (".", "calibration", "calib", "cameras", "colmap", "sparse", "sparse/0")
+
+VISIBLE_BAR_PIXELS = 1.5  # bars blur into the picture by about a pixel; thinner ones cannot be told from none
 
 Tracks = dict[str, CameraTrack]  # by view name
 
@@ -50,11 +52,12 @@ Tracks = dict[str, CameraTrack]  # by view name
 @dataclass(frozen=True)
 class RigOptions:
     """size_rule, anchor, max_crop: what to make of frames that have another size than the calibration speaks of (see
-    geometry.fit_to_frames); a crop may take at most max_crop of a side. colmap_scale: whether COLMAP's unit is the metre.
+    geometry.fit_to_frames); a crop may take at most max_crop of a side. "auto" looks at three frames: "pad" if they have
+    dark bars just where padding would have left them, else "crop". colmap_scale: whether COLMAP's unit is the metre.
     centre_within_deg: the scene centre is the point nearest to all optical axes, if none passes it by more; 0 for none.
     """
 
-    size_rule: SizeRule = "crop"
+    size_rule: SizeRule | Literal["auto"] = "auto"
     anchor: Anchor = "centre"
     max_crop: float = bounded(0.05, low=0.0, high=1.0)
     colmap_scale: Scale = "arbitrary"
@@ -88,14 +91,24 @@ class Rig(Ingest):
         views = []
         for view in candidate.views:
             index = media.index(view.media)
-            track, note = fit_to_frames(
-                tracks[view.view_id], index.width, index.height, self.options.size_rule, self.options.anchor, self.options.max_crop
-            )
+            rule = self._size_rule(tracks[view.view_id], view.media, index, media)
+            track, note = fit_to_frames(tracks[view.view_id], index.width, index.height, rule, self.options.anchor, self.options.max_crop)
             if note is not None:
                 notes[f"size.{view.view_id}"] = note
             track = over_frames(track, index, view.view_id)
             views.append(SceneView(view.view_id, view.media, index, track, np.arange(len(index), dtype=np.int64)))
         return Scene(candidate, tuple(views), notes)
+
+    def _size_rule(self, track: CameraTrack, ref: MediaRef, index: FrameIndex, media: Media) -> SizeRule:
+        rule: SizeRule | Literal["auto"] = self.options.size_rule
+        if rule != "auto":
+            return rule
+        bars = bars_of_padding(track, index.width, index.height, self.options.anchor)
+        if max(bars) < VISIBLE_BAR_PIXELS or len(index) == 0:
+            return "crop"
+        some = sorted({0, len(index) // 2, len(index) - 1})
+        found = media.map_frames(ref, index, some, "stages.ingest.bars:dark_borders", gray=True)
+        return "pad" if np.abs(np.subtract(found, bars)).max() < VISIBLE_BAR_PIXELS else "crop"
 
     def _tracks(self, root: Path, candidate: Candidate, names: list[str]) -> tuple[Tracks, dict[str, str]]:
         kind = str(candidate.attrs["calibration"])

@@ -70,7 +70,7 @@ def test_every_row_of_a_list_gets_its_own_verdict(tmp_path: Path, make_video, in
         ("line12", "no name", "no_footage"),
     ]
     assert len({each.key for each in found}) == len(found)
-    with pytest.raises(FileNotFoundError, match="other.csv"):
+    with pytest.raises(FileNotFoundError, match=r"other\.csv"):
         list(ingest("clips", csv="other.csv").discover(root))
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -44,7 +45,13 @@ def load_only(reader, root, load):
 
 def test_documented_example_is_what_is_read(scene, ingest, load) -> None:
     moving = [look_at((0.1 * i, -3, 1), TARGET).tolist() for i in range(3)]
-    right = {"video": "right.mp4", "width": 64, "height": 48, "K": [[60, 0, 31], [0, 61, 25], [0, 0, 1]], "w2c": [np.linalg.inv(m).tolist()[:3] for m in moving]}
+    right = {
+        "video": "right.mp4",
+        "width": 64,
+        "height": 48,
+        "K": [[60, 0, 31], [0, 61, 25], [0, 0, 1]],
+        "w2c": [np.linalg.inv(m).tolist()[:3] for m in moving],
+    }
     document = rig(up=[0, 0, 2], centre=TARGET, cameras={"left": camera("left", distortion=[0.1, 0, 0, 0]), "R": right})
     views = load_only(ingest("rig"), scene(document), load).views
     assert [view.view_id for view in views] == ["left", "right"]
@@ -104,13 +111,21 @@ def test_several_scenes_in_natural_order_and_their_verdicts(tmp_path: Path, scen
         (rig(up=[0, 0, 0]), Reason.E_CAMERA, "direction"),
         (rig(cameras={"left": camera("left")}), Reason.E_FRAMECOUNT, "no camera for the videos 'right'"),
         (rig(cameras={name: camera("left") for name in ("left", "right", "top")}), Reason.E_FRAMECOUNT, "'top'"),
-        (rig(cameras={"left": camera("left"), "right": camera("right", c2w=[camera("right")["c2w"]] * 2)}), Reason.E_FRAMECOUNT, "2 camera poses for 3"),
+        (
+            rig(cameras={"left": camera("left"), "right": camera("right", c2w=[camera("right")["c2w"]] * 2)}),
+            Reason.E_FRAMECOUNT,
+            "2 camera poses for 3",
+        ),
         (rig(cameras={"left": camera("left", fx=float("nan")), "right": camera("right")}), Reason.E_CAMERA, "NaN"),
         (rig(cameras={"left": camera("left", w2c=np.eye(4).tolist()), "right": camera("right")}), Reason.E_CAMERA, "exactly one"),
         (rig(cameras={"left": camera("left", c2w=[[1, 2], [3]]), "right": camera("right")}), Reason.E_CAMERA, "equally long"),
         (rig(cameras={"left": camera("left", distortion=[1, 2]), "right": camera("right")}), Reason.E_CAMERA, "4 or 5"),
         (rig(cameras={"left": camera("left", width=0), "right": camera("right")}), Reason.E_CAMERA, "positive integer"),
-        (rig(cameras={"left": {"c2w": np.eye(4).tolist(), "width": 64, "height": 48}, "right": camera("right")}), Reason.E_CAMERA, "lacks fx"),
+        (
+            rig(cameras={"left": {"c2w": np.eye(4).tolist(), "width": 64, "height": 48}, "right": camera("right")}),
+            Reason.E_CAMERA,
+            "lacks fx",
+        ),
         ([], Reason.E_CAMERA, "mapping"),
     ],
 )  # fmt: skip
@@ -131,6 +146,10 @@ def test_what_is_wrong_is_said(scene, ingest, load, document, reason, said) -> N
         ((48, 48), {}, "25.0% of a side, at most 5.0%"),
         ((62, 48), {"size_rule": "refuse"}, "size rule is refuse"),
         ((68, 48), {}, "padding"),
+        ((68, 48), {"size_rule": "pad"}, [60, 61, 33, 25]),
+        ((68, 48), {"size_rule": "pad", "anchor": "top-left"}, [60, 61, 31, 25]),  # a decoder that shows whole macroblocks
+        ((64, 60), {"size_rule": "pad"}, [60, 61, 31, 31]),
+        ((32, 36), {"size_rule": "pad"}, [30, 30.5, 15.5, 18.5]),
     ],
 )
 def test_size_mismatch_follows_the_rule_and_is_recorded(scene, ingest, load, size, options, expected) -> None:
@@ -146,6 +165,24 @@ def test_size_mismatch_follows_the_rule_and_is_recorded(scene, ingest, load, siz
     assert [K[0, 0], K[1, 1], K[0, 2], K[1, 2]] == pytest.approx(expected)
     assert (camera_.width, camera_.height) == size
     assert found.notes["size.left"].startswith(f"cameras speak of 64x48, frames are {size[0]}x{size[1]}")
+
+
+@pytest.mark.parametrize(("bars", "rule"), [(6, "pad"), (0, "crop"), (12, "crop")])
+def test_auto_tells_padding_from_a_crop_by_the_bars(tmp_path: Path, scene, ingest, load, bars: int, rule: str) -> None:
+    """Frames of 48x48 from a 64x48 calibration: padded, if there are bars of just 6 pixels; else the picture was cut."""
+    root = scene(rig())
+    for name in EYES:
+        picture = np.full((48, 48, 3), 120, np.uint8)
+        picture[:bars] = picture[48 - bars :] = 0
+        with av.open(str(root / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=30, options={"crf": "20"})
+            stream.width, stream.height, stream.pix_fmt = 48, 48, "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+    found = load_only(ingest("rig", max_crop=0.5), root, load)
+    assert rule in found.notes["size.left"]
+    K = found.views[0].cameras.K[0]
+    assert [K[0, 0], K[0, 2], K[1, 2]] == pytest.approx([45, 23.25, 24.75] if rule == "pad" else [60, 23, 25])
 
 
 COLMAP_CAMERAS = """# Camera list
@@ -239,7 +276,9 @@ def test_qualisys_file(tmp_path: Path, make_video, ingest, load) -> None:
     for name in ("Take 1_Miqus_11", "Take 1_Miqus_12"):
         make_video(tmp_path / "videos" / f"{name}.mp4", size=(64, 48))
     (tmp_path / "calibration").mkdir()
-    text = qualisys(qualisys_camera("11", EYES["left"]), qualisys_camera("12", EYES["right"]), qualisys_camera("99", EYES["right"], "Oqus 300"))
+    text = qualisys(
+        qualisys_camera("11", EYES["left"]), qualisys_camera("12", EYES["right"]), qualisys_camera("99", EYES["right"], "Oqus 300")
+    )
     (tmp_path / "calibration" / "Calib.qca.txt").write_text(text)
     found = load_only(ingest("rig"), tmp_path, load)
     assert found.notes["cameras_without_video"] == "99"
@@ -258,10 +297,10 @@ def test_qualisys_file(tmp_path: Path, make_video, ingest, load) -> None:
         ("<calibration>", "not valid XML"),
         ("<calibration/>", "no active camera"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><calibration/>', "entities"),
-        (qualisys(qualisys_camera("left", EYES["left"]).replace("<transform", "<moved")), "no <transform>|not valid XML"),
+        (qualisys(qualisys_camera("left", EYES["left"]).replace("<transform", "<moved")), "no <transform>"),
         (qualisys(qualisys_camera("left", EYES["left"]).replace('skew="0.0"', 'skew="3"')), "skew"),
         (qualisys(qualisys_camera("left", EYES["left"]).replace('x="-1500.0"', 'x="nan"')), "finite"),
-        (qualisys(qualisys_camera("left", EYES["left"]).replace('r11="', 'r11="9')), "pose 0 is not a rotation|expected a number"),
+        (qualisys(qualisys_camera("left", EYES["left"]).replace('r11="0', 'r11="7')), "pose 0 is not a rotation"),
     ],
 )
 def test_broken_qualisys_files(scene, ingest, load, text: str, said: str) -> None:
