@@ -4,6 +4,9 @@ Definition (pixelSplat's evaluation index, specs/syncammaster.md 2.6): the fract
 image, and the reverse; overlap is the smaller one. A point o + s d on a ray, seen from B, lies inside B's image while
 four linear functions of s are not negative, so the s that do form one interval, known in closed form.
 
+Whole rays are generous: a ray starts in A's centre, so a B that sees A's centre is crossed by every ray of A, and two
+cameras that face each other overlap fully. With known depth, or with near and far, they do not.
+
 Lens distortion is left out: with it a ray is a curve, and the interval's ends would move by a few pixels.
 """
 

@@ -90,6 +90,13 @@ def test_half_a_field_of_view_to_the_side() -> None:
     assert one_way_overlap(a, K90, SIZE, b, K90, SIZE, depth=depth)[0] == 0.0
 
 
+def test_cameras_that_face_each_other_overlap_by_the_definition_and_not_by_depth() -> None:
+    a, b = look_at((0, -3.0, 0), (0, 0, 0))[None], look_at((0, 3.0, 0), (0, 0, 0))[None]
+    assert two_way_overlap(a, K90, SIZE, b, K90, SIZE)[0] == 1.0
+    # A plane at depth 5 is 1 m before B: A sees 10 m of it across and down, B sees 2 x 1.125 m.
+    assert two_way_overlap(a, K90, SIZE, b, K90, SIZE, near=5.0, far=5.0, grid=(1000, 1000))[0] == pytest.approx(0.2 * 0.2, abs=1e-3)
+
+
 def test_depth_that_is_infinite_or_unknown() -> None:
     a, b = np.eye(4)[None], np.eye(4)[None]
     b[0, 0, 3] = 1000.0
