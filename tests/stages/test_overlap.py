@@ -93,7 +93,7 @@ def test_half_a_field_of_view_to_the_side() -> None:
 def test_cameras_that_face_each_other_overlap_by_the_definition_and_not_by_depth() -> None:
     a, b = look_at((0, -3.0, 0), (0, 0, 0))[None], look_at((0, 3.0, 0), (0, 0, 0))[None]
     assert two_way_overlap(a, K90, SIZE, b, K90, SIZE)[0] == 1.0
-    # A plane at depth 5 is 1 m before B: A sees 10 m of it across and down, B sees 2 x 1.125 m.
+    # A plane at depth 5 is 1 m before B: A sees 10 x 5.625 m of it, B 2 x 1.125 m.
     assert two_way_overlap(a, K90, SIZE, b, K90, SIZE, near=5.0, far=5.0, grid=(1000, 1000))[0] == pytest.approx(0.2 * 0.2, abs=1e-3)
 
 
