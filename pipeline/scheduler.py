@@ -102,10 +102,11 @@ class _Job:
     lost: int = 0  # counted by task: one lost node may have run many trials of one work
 
     def task(self) -> Task:
-        task = self.state.work.task(self.items, self.state.excluded)
-        if self.state.last and task.timeout_s is not None:
-            return replace(task, timeout_s=2 * task.timeout_s)
-        return task
+        state = self.state
+        task = state.work.task(self.items, state.excluded)
+        if state.last and task.timeout_s is not None:
+            task = replace(task, timeout_s=2 * task.timeout_s)
+        return replace(task, suspect=state.killed > 0 or state.rounds > 0)
 
 
 def split(items: range, parts: int) -> list[range]:

@@ -31,6 +31,7 @@ class Task:
     function: str
     payload: Any
     timeout_s: float | None = None
+    suspect: bool = False  # has killed a process, or is part of what has: run it where another death is cheap
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,18 @@ def sleep(seconds: float) -> str:
     return "slept"
 
 
+def meet(payload: dict[str, Any]) -> int:
+    """Wait until as many processes as there should be are in here; returns the id of this one."""
+    folder = Path(payload["path"])
+    (folder / str(os.getpid())).touch()
+    ends_at = time.monotonic() + 60
+    while len(list(folder.iterdir())) < payload["number"]:
+        if time.monotonic() > ends_at:
+            raise TimeoutError(f"{os.getpid()} waited alone in {folder}")
+        time.sleep(0.02)
+    return os.getpid()
+
+
 def sleep_and_tell(payload: dict[str, Any]) -> str:
     """Start a child that outlives the task, write both process ids where the test finds them, then sleep."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

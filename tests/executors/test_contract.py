@@ -36,8 +36,8 @@ def on(*names: str) -> Any:
     return pytest.mark.parametrize("executor", names, indirect=True)
 
 
-def task(key: str, function: str, payload: Any, timeout_s: float | None = None) -> Task:
-    return Task(key, f"executor_jobs:{function}", payload, timeout_s)
+def task(key: str, function: str, payload: Any, timeout_s: float | None = None, suspect: bool = False) -> Task:
+    return Task(key, f"executor_jobs:{function}", payload, timeout_s, suspect)
 
 
 def outcomes(executor: Executor, *tasks: Task) -> dict[str, Outcome]:
@@ -121,18 +121,20 @@ def test_what_does_not_pickle_is_an_exception_and_no_death(executor: Executor) -
 
 
 @on(*CONTAINED)
+@pytest.mark.parametrize("suspect", [False, True], ids=["", "suspect"])
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "exit"])
-def test_a_death_costs_the_task_that_died_and_no_other(executor: Executor, how: str) -> None:
+def test_a_death_costs_the_task_that_died_and_no_other(executor: Executor, how: str, suspect: bool) -> None:
     others = [task(f"t{number}", "double", number) for number in range(10)]
-    ended = outcomes(executor, *others[:5], task("killer", "die", how), *others[5:])
+    ended = outcomes(executor, *others[:5], task("killer", "die", how, suspect=suspect), *others[5:])
     assert ended["killer"].state == "died"
     assert {key: each.value for key, each in ended.items() if key != "killer"} == {f"t{number}": 2 * number for number in range(10)}
 
 
 @on(*CONTAINED)
-def test_a_task_past_its_deadline_is_killed(executor: Executor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suspect", [False, True], ids=["", "suspect"])
+def test_a_task_past_its_deadline_is_killed(executor: Executor, tmp_path: Path, suspect: bool) -> None:
     told = tmp_path / "pids"
-    hanging = task("hangs", "sleep_and_tell", {"path": str(told), "seconds": 600.0}, timeout_s=2.0)
+    hanging = task("hangs", "sleep_and_tell", {"path": str(told), "seconds": 600.0}, timeout_s=2.0, suspect=suspect)
     ended = outcomes(executor, hanging, task("good", "double", 1, timeout_s=60.0))
     assert ended["hangs"].state == "timeout"
     assert "2 s" in ended["hangs"].message
@@ -173,7 +175,7 @@ def test_wait_returns_empty_when_its_time_runs_out(executor: Executor) -> None:
 def test_close_ends_the_tasks_in_flight(executor: Executor, tmp_path: Path) -> None:
     told = [tmp_path / "a", tmp_path / "b"]
     for path in told:
-        executor.submit(task(path.name, "sleep_and_tell", {"path": str(path), "seconds": 600.0}))
+        executor.submit(task(path.name, "sleep_and_tell", {"path": str(path), "seconds": 600.0}, suspect=path.name == "b"))
     wait_until(lambda: executor.wait(0.1) == [] and all(path.exists() for path in told))
     workers = [told_pids(path)[0] for path in told]
     executor.close()
@@ -181,6 +183,24 @@ def test_close_ends_the_tasks_in_flight(executor: Executor, tmp_path: Path) -> N
     wait_until(lambda: not any(is_running(pid) for pid in workers))
     with pytest.raises(RuntimeError, match="close"):
         executor.submit(task("late", "double", 1))
+
+
+def test_suspects_on_ray_do_not_cost_their_ray_worker(ray_cluster: None, tmp_path: Path) -> None:
+    """A Ray worker takes seconds to start. The two that were there before the killers came are there after them."""
+    executor = make_executor("ray", WORKERS)
+    before = ray_workers(executor, tmp_path / "before")
+    ended = outcomes(executor, *(task(f"k{number}", "die", "SIGKILL", suspect=True) for number in range(6)))
+    after = ray_workers(executor, tmp_path / "after")
+    executor.close()
+    assert {each.state for each in ended.values()} == {"died"}
+    assert after == before
+
+
+def ray_workers(executor: Executor, folder: Path) -> set[int]:
+    """The processes of as many tasks as there are workers, all running at once."""
+    folder.mkdir()
+    ended = outcomes(executor, *(task(f"w{number}", "meet", {"path": str(folder), "number": WORKERS}) for number in range(WORKERS)))
+    return {each.value for each in ended.values()}
 
 
 def test_close_of_process_leaves_no_process_behind(tmp_path: Path) -> None:
