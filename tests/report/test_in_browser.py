@@ -31,7 +31,8 @@ HISTOGRAMS = """() => [...document.querySelectorAll("svg.histogram")].map(svg =>
   bins: [...svg.querySelectorAll("g.bin")].map(g => ({low: +g.dataset.low, high: +g.dataset.high, kept: +g.dataset.kept,
     beyond: +g.dataset.beyond, other: +g.dataset.other, left: g.getBoundingClientRect().left, right: g.getBoundingClientRect().right,
     height: g.getBoundingClientRect().height})),
-  limits: [...svg.querySelectorAll("line.limit")].map(l => ({value: +l.dataset.value, op: l.dataset.op, x: l.getBoundingClientRect().left})),
+  limits: [...svg.querySelectorAll("line.limit")].map(l => (
+    {value: +l.dataset.value, op: l.dataset.op, x: l.getBoundingClientRect().left})),
 }))"""
 
 

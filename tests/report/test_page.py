@@ -120,5 +120,5 @@ def test_a_run_that_was_cut_short_says_so(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_output(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="holds neither manifest/ nor run.json"):
+    with pytest.raises(OutputError, match="holds neither manifest/ nor run"):
         write_report(tmp_path)
