@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from typing import NoReturn
 
 import av
 import av.error
@@ -82,9 +83,22 @@ def open_video(path: str, limits: MediaLimits, demuxer: str) -> Iterator[tuple[I
         stream = streams[0]
         context = stream.codec_context
         check_caps(limits, width=context.width, height=context.height)
+        if context.width * context.height == 0:
+            _explain_no_size(path, limits, demuxer)
         context.thread_count = 1
         context.options = {"max_pixels": str(limits.max_pixels)}
         yield container, stream
+
+
+def _explain_no_size(path: str, limits: MediaLimits, demuxer: str) -> NoReturn:
+    """No size came out of opening: either the decoder refused it for the cap on pixels, or there is none.
+
+    Looks once more without that cap; decoders then read picture headers but decode no picture.
+    """
+    with av.open(path, format=demuxer, options={"protocol_whitelist": "file", "skip_frame": "all"}) as container:
+        for stream in container.streams.video:
+            check_caps(limits, width=stream.codec_context.width, height=stream.codec_context.height)
+    raise CandidateError(Reason.E_OPEN, "the size of the picture cannot be told from the file; re-encode it")
 
 
 def _promised_s(container: InputContainer, stream: VideoStream) -> float:

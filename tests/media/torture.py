@@ -148,6 +148,20 @@ def _off_keyframe(path: Path, folder: Path, **settings: object) -> Footage:
     return _shown(path, range(30, 120), _even(90))
 
 
+def _hidden_frame(path: Path, folder: Path, hidden: int) -> Footage:
+    """VP8 with a reference picture that is never shown, though its packet has a time of its own."""
+    tick = Fraction(1, 25)
+    source = write(folder / "hidden_source.webm", range(60), range(60), codec="libvpx", options={"g": "30", "cpu-used": "8"}, tick=tick)
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        body = [bytes(packet) for packet in container.demux(video=0) if packet.size][hidden]
+    data[data.index(body)] &= ~0x10  # show_frame
+    path.write_bytes(data)
+    source.unlink()
+    shown = [i for i in range(60) if i != hidden]
+    return _shown(path, shown, shown, tick)
+
+
 def _every_sample_sync(path: Path) -> Footage:
     """A muxer that forgot the table of sync samples: every sample then counts as a keyframe, wrongly."""
     made = _in_steps(path, 90, Fraction(1, 30), codec="mpeg4", options={"g": "30", "bf": "0"})
@@ -194,12 +208,9 @@ def _recipes(folder: Path) -> Iterator[tuple[str, Callable[[Path], Footage]]]:
         lambda path: _plain(path, 90, options={"bf": "2", "g": "20"}, container={"movflags": "frag_keyframe+empty_moov"}),
     )
     yield "every_sample_sync.mp4", _every_sample_sync
-    yield (
-        "hidden_frames.webm",
-        lambda path: _in_steps(
-            path, 60, Fraction(1, 25), codec="libvpx", options={"auto-alt-ref": "1", "lag-in-frames": "16", "g": "30", "cpu-used": "4"}
-        ),
-    )
+    yield "hidden_frames.webm", lambda path: _hidden_frame(path, folder, hidden=20)
+    alt_ref = {"auto-alt-ref": "1", "lag-in-frames": "16", "g": "30", "cpu-used": "8"}
+    yield "alt_ref.webm", lambda path: _in_steps(path, 60, Fraction(1, 25), codec="libvpx-vp9", options=alt_ref)
     yield "motion_jpeg.avi", lambda path: _in_steps(path, 60, Fraction(1, 30), codec="mjpeg", pixel_format="yuvj420p")
 
 
