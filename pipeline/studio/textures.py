@@ -45,12 +45,12 @@ def grain(rng: Rng, height: int, width: int, strength: float) -> NDArray[np.floa
 
 def roughen(image: NDArray[np.float32], rng: Rng, strength: float) -> Image:
     """`image` under `grain`, as bytes."""
-    return np.clip(image * grain(rng, image.shape[0], image.shape[1], strength)[..., None], 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image * grain(rng, image.shape[0], image.shape[1], strength)[..., None], 0, 255), np.uint8)
 
 
 def tiles(rng: Rng, colours: Sequence[Colour], count: int = 4, size: int = 512, joint: float = 0.02) -> Texture:
     """A square grid of tinted tiles with joints, chequered by the first two colours."""
-    image = np.empty((size, size, 3), np.float32)
+    image = np.zeros((size, size, 3), np.float32)
     step = size // count
     for row in range(count):
         for column in range(count):
@@ -79,14 +79,15 @@ def bricks(rng: Rng, colour: Colour, rows: int = 16, size: int = 512) -> Texture
 def planks(rng: Rng, colour: Colour, count: int = 8, size: int = 512) -> Texture:
     """Long boards with stretched grain and dark joints."""
     image = np.empty((size, size, 3), np.float32)
-    step = size // count
     for k in range(count):
+        low, high = k * size // count, (k + 1) * size // count
+        step = high - low
         streaks = cv2.resize(rng.normal(1, 0.09, (step, 16)).astype(np.float32), (size, step), interpolation=cv2.INTER_LINEAR)
         board = np.asarray(streaks, np.float32) * rng.uniform(0.8, 1.15)
-        image[k * step : (k + 1) * step] = np.array(colour, np.float32) * board[..., None]
-        image[k * step : k * step + 2] *= 0.45
+        image[low:high] = np.array(colour, np.float32) * board[..., None]
+        image[low : low + 2] *= 0.45
         joint = int(rng.integers(0, size - 3))
-        image[k * step : (k + 1) * step, joint : joint + 3] *= 0.5
+        image[low:high, joint : joint + 3] *= 0.5
     return Texture(roughen(image, rng, 0.05), True)
 
 

@@ -16,7 +16,7 @@ from schemas.camera import CameraTrack
 
 Mask = NDArray[np.bool_]
 
-SURFACE = 2e-3  # a point is on the surface that one sees if it lies at most this share of its depth behind it
+SURFACE = 1e-4  # a point is on the surface that one sees if it lies at most this share of its depth behind it
 FLESH = 0.25  # metres: how far a joint may lie under the figure's own surface and still count as visible
 _SAMPLES = 9  # points along a line segment at which its visibility is tested
 

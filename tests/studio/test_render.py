@@ -88,7 +88,8 @@ def test_a_far_fine_pattern_turns_grey_instead_of_aliasing():
     stripes[:, ::2] = 255
     builder = Builder("stripes", light=(-1.0, 0.0, -0.1), ambient=0.5)
     body = builder.add_actor(Still())
-    builder.floor = builder.add_face(body, [(0, -8, 8), (0, 8, 8), (0, 8, -8), (0, -8, -8)], builder.add_texture(Texture(stripes, True)), tile=0.5)
+    texture = builder.add_texture(Texture(stripes, True))
+    builder.floor = builder.add_face(body, [(0, -8, 8), (0, 8, 8), (0, 8, -8), (0, -8, -8)], texture, tile=0.5)
     rgb = paint(builder.build(), 0.0, look_at((6.0, 0.0, 0.0), (0.0, 0.0, 0.0)), intrinsics(60, 60, 32, 32)[0], (64, 64))
     assert rgb.std() < 3 and 60 < rgb.mean() < 200
 
@@ -113,5 +114,6 @@ def test_a_closed_room_has_no_hole():
     scene = room(3)
     for yaw in np.radians(np.arange(0, 360, 30)):
         eye = np.array([0.2, -0.3, 1.4])
-        frame = render(scene, 0.0, look_at(eye, eye + (np.cos(yaw), np.sin(yaw), 0.2)), K, SIZE)
+        ahead = np.array([np.cos(yaw), np.sin(yaw), 0.2])
+        frame = render(scene, 0.0, look_at(eye, eye + ahead), K, SIZE)
         assert (frame.instance != SKY).all()

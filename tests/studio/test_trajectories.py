@@ -24,7 +24,7 @@ def test_static_sets_look_at_the_centre_from_the_stated_distances(make):
     away = offsets(c2w)
     distance = np.linalg.norm(away, axis=1)
     elevation = np.degrees(np.arcsin(away[:, 2] / distance))
-    assert 3.5 <= distance.min() and distance.max() <= 9 and elevation.min() >= 0 and elevation.max() <= 45
+    assert ((distance >= 3.5) & (distance <= 9) & (elevation >= 0) & (elevation <= 45)).all()
     assert np.abs(c2w[:, :3, 2] + away / distance[:, None]).max() < 1e-9
 
 

@@ -17,33 +17,34 @@ TIMES = [0.0, 0.5, 1.1]
 @pytest.fixture(scope="module")
 def stage():
     scene = plaza(3, movers=2)
-    cameras = [camera_track(hold(pose, len(TIMES)), 170.0, SIZE) for pose in on_sphere(np.array([4.0, 5.0]), np.array([15.0, 25.0]), np.array([20.0, 75.0]))]
+    poses = on_sphere(np.array([4.0, 5.0]), np.array([15.0, 25.0]), np.array([20.0, 75.0]))
+    cameras = [camera_track(hold(pose, len(TIMES)), 170.0, SIZE) for pose in poses]
     frames = [[render(scene, time, view.c2w[t], view.K[t], SIZE) for t, time in enumerate(TIMES)] for view in cameras]
     return scene, cameras, frames
 
 
 def test_point_tracks_are_visible_exactly_where_a_ray_caster_reaches_them(stage, ray_caster):
     scene, cameras, _ = stage
-    found = tracks(scene, cameras, TIMES, count=120, seed=1)
-    assert found.pixels.shape == (2, 3, 120, 2) and found.visible.shape == (2, 3, 120)
+    found = tracks(scene, cameras, TIMES, count=200, seed=1)
+    assert found.pixels.shape == (2, 3, 200, 2) and found.visible.shape == (2, 3, 200)
     for v, camera in enumerate(cameras):
         for t, time in enumerate(TIMES):
             xy, z = project(found.points[t], camera.c2w[t], camera.K[t])
             assert np.abs(xy - found.pixels[v, t])[z > 0].max() < 1e-9
             depth, _ = ray_caster(scene, time, camera.c2w[t], camera.K[t], xy)
             inside = (z > 0.1) & (xy >= 0).all(axis=1) & (xy < SIZE).all(axis=1)
-            expected = inside & (depth > z * 0.995)
-            assert (expected == found.visible[v, t]).mean() > 0.98
+            expected = inside & (depth > z * 0.9998)
+            assert (expected == found.visible[v, t]).mean() > 0.99
     share = found.visible.mean()
     assert 0.1 < share < 0.9  # both answers occur
 
 
 def test_points_on_the_figure_move_with_it_and_others_stay(stage):
     scene, cameras, _ = stage
-    found = tracks(scene, cameras, TIMES, count=200, seed=2)
+    found = tracks(scene, cameras, TIMES, count=400, seed=2)
     figure = found.instance == scene.instances.index("figure1")
     still = found.instance == 0
-    assert figure.sum() > 10 and still.sum() == 100
+    assert figure.sum() > 10 and still.sum() == 200
     assert np.ptp(found.points[:, still], axis=0).max() == 0
     assert np.linalg.norm(found.points[0] - found.points[1], axis=1)[figure].max() > 0.05
 
@@ -64,7 +65,7 @@ def test_a_visible_track_has_its_own_instance_under_it(stage):
 
 
 def test_pixels_carried_by_depth_land_on_the_same_surface_in_the_other_view(stage):
-    scene, (first, second), frames = stage
+    _, (first, second), frames = stage
     a, b = frames[0][1], frames[1][1]
     rows, columns = np.nonzero(np.isfinite(a.depth))
     rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], axis=1) @ np.linalg.inv(first.K[1]).T
