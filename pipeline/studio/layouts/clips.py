@@ -20,7 +20,7 @@ from schemas.camera import CameraTrack, intrinsics
 DEFAULTS = Defaults(scenes=8, cameras=1, frames=60, size=(320, 180), max_cameras=1)
 RATE = Fraction(24)
 FOCAL = 0.95  # of the width
-NOISE = 4.0  # standard deviation of the sensor's noise, grey levels
+NOISE = 5.0  # standard deviation of the sensor's noise, grey levels
 KINDS: tuple[tuple[str, Subject], ...] = (
     ("fixed-camera", "moving"), ("moving-camera", "moving"), ("moving-camera", "still"), ("fixed-camera", "still"),
 )  # fmt: skip
