@@ -30,7 +30,7 @@ def format_cell(value: Any) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """At most four significant digits, without an exponent for everyday sizes: 0.05, 12.34, 1234, 1.2e+06."""
+    """At most four significant digits, without an exponent for everyday sizes: 0.05, 12.34, 1234, 4.3e-05."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -39,7 +39,7 @@ def format_number(value: float | None) -> str:
         return str(int(value))
     if 1000 <= abs(value) < 1e6:
         return f"{value:.0f}"
-    return f"{value:.4g}"
+    return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2g}"
 
 
 def human_bytes(count: float) -> str:

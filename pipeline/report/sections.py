@@ -20,6 +20,7 @@ from schemas.scores import SCORES, Score
 from schemas.verdict import ERRORS, REASON_TEXT, Reason, Status
 
 MOST_ERRORS = 40
+_TAIL = 10  # characters of a sample id that are never cut
 
 
 def source_section(output: OutputFolder, source: SourceData, number: int, gallery: Gallery) -> str:
@@ -63,7 +64,9 @@ def _limit_panel(source: SourceData, sheet: Sheet, gallery: Gallery) -> str:
     score = SCORES[sheet.title]
     chart = histogram_chart(histogram, source.name) if histogram is not None else '<p class="empty">No finite value.</p>'
     facts = _facts(histogram) if histogram is not None else ""
-    kept = _side(f"Kept, nearest first ({sheet.n_kept:,})", sheet.kept, gallery, "Nothing was kept.")
+    # No longer than the other side, so that the page stays short: but two, to see what the limit lets through.
+    beside = sheet.kept[: max(2, len(sheet.rejected))]
+    kept = _side(f"Kept, nearest first ({sheet.n_kept:,})", beside, gallery, "Nothing was kept.")
     rejected = _side(f"Beyond the limit, nearest first ({sheet.n_rejected:,})", sheet.rejected, gallery, "Nothing lies beyond.")
     return (
         f'<article class="panel"><div><h3>{_title(sheet.title)}</h3><p class="what">{escape(_meaning(score))}</p>'
@@ -124,8 +127,10 @@ def _tile(entry: Entry, gallery: Gallery) -> str:
     value = ""
     if entry.score is not None and entry.limit is not None:
         sign = "≥" if entry.limit.op == ">=" else "≤"
-        value = f'<span><b>{format_number(entry.score)}</b> <span class="off">{sign} {format_number(entry.limit.value)}</span></span>'
-    return f'<figure class="tile">{image}<figcaption><code title="{name}">{name}</code>{value}</figcaption></figure>'
+        value = f'<span class="value"><b>{format_number(entry.score)}</b> <span class="off">{sign} {format_number(entry.limit.value)}</span></span>'
+    # The end of a long name tells children of one parent apart, so it is the middle that gives way.
+    label = f'<code title="{name}"><span>{escape(entry.sample_id[:-_TAIL])}</span>{escape(entry.sample_id[-_TAIL:])}</code>'
+    return f'<figure class="tile">{image}<figcaption>{label}{value}</figcaption></figure>'
 
 
 def _errors(output: OutputFolder, source: SourceData) -> str:
