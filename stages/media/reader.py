@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import av
 import av.error
+import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
