@@ -19,7 +19,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._counts: Counter[str] = Counter()
         self._bar: tqdm[Any] | None = None
-        self._unit, self._total, self._done = "", 0, 0
+        self._unit, self._total, self._done, self._said = "", 0, 0, -1
         self._started = self._spoke = time.monotonic()
 
     def discovered(self, source: str, count: int) -> None:
@@ -53,12 +53,12 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        elif self._total:
+        elif self._total and self._said < self._done:
             self._say()
         self._total = 0
 
     def _start(self, unit: str, total: int) -> None:
-        self._unit, self._total, self._done = unit, total, 0
+        self._unit, self._total, self._done, self._said = unit, total, 0, -1
         self._started = self._spoke = time.monotonic()
         if self._terminal and not self._quiet and total:
             self._bar = tqdm(total=total, unit=unit[:-1], dynamic_ncols=True)
@@ -72,7 +72,7 @@ class Progress:
             self._say()
 
     def _say(self) -> None:
-        self._spoke = time.monotonic()
+        self._spoke, self._said = time.monotonic(), self._done
         rate = self._done / max(self._spoke - self._started, 1e-9)
         left = (self._total - self._done) / rate if rate else float("inf")
         verdicts = self._verdicts() if self._unit == "candidates" else ""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,13 @@ class FrameIndex:
     def __len__(self) -> int:
         return len(self.pts)
 
-    @property
+    @cached_property
     def pts_ns(self) -> NDArray[np.int64]:
         """[N] nanoseconds, rounded to nearest from the exact rational time."""
-        numerator = self.time_base.numerator * 1_000_000_000
-        half = self.time_base.denominator // 2
-        return np.asarray([(int(p) * numerator + half) // self.time_base.denominator for p in self.pts], np.int64)
+        ticks, denominator = self.pts * self.time_base.numerator, self.time_base.denominator
+        # Whole seconds apart from the rest: the product of a long stream's ticks with 1e9 would not fit 64 bits.
+        seconds, rest = np.divmod(ticks, denominator)
+        return np.asarray(seconds * 1_000_000_000 + (rest * 1_000_000_000 + denominator // 2) // denominator, np.int64)
 
     @property
     def duration_s(self) -> float:
