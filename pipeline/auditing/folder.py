@@ -74,7 +74,7 @@ class OutputFolder:
         return [limit_of(each) for each in listed]
 
     def sources(self) -> list[str]:
-        """Every source's name: the recipe's order first, then any other that the table holds."""
+        """Every source's name: those of run.json in its order, then any other that the table holds."""
         recipe = self.run.get("recipe", {})
         named = list(recipe.get("sources", {})) if isinstance(recipe, Mapping) else []
         found = sorted(set(self.table("samples", ["source"]).column("source").unique().to_pylist()))

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.auditing.archive import check_headers, hash_shard, safe_shard_path
-from pipeline.auditing.folder import TABLES, OutputError, OutputFolder
+from pipeline.auditing.folder import TABLES, OutputFolder
 from schemas.candidate import MAX_KEY
 from schemas.verdict import Reason, Status, status_of
 
@@ -206,6 +206,3 @@ def _check_units(output: OutputFolder) -> Iterator[Problem]:
             yield Problem(f"units {unit['unit']}", f"n_rows is {unit['n_rows']}, but {rows[unit['unit']]} rows of samples name it")
     for name in sorted(set(rows) - {unit["unit"] for unit in units}):
         yield Problem(f"units {name}", f"{rows[name]} rows of samples name this unit, which the units table does not hold")
-
-
-__all__ = ["OutputError", "Problem", "content_sha256", "total_bytes", "verify"]

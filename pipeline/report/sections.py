@@ -126,8 +126,8 @@ def _tile(entry: Entry, gallery: Gallery) -> str:
         image = f'<img data-picture="{picture.number}" width="{picture.width}" height="{picture.height}" alt="{name}">'
     value = ""
     if entry.score is not None and entry.limit is not None:
-        sign = "≥" if entry.limit.op == ">=" else "≤"
-        value = f'<span class="value"><b>{format_number(entry.score)}</b> <span class="off">{sign} {format_number(entry.limit.value)}</span></span>'
+        allowed = f"{'≥' if entry.limit.op == '>=' else '≤'} {format_number(entry.limit.value)}"
+        value = f'<span class="value"><b>{format_number(entry.score)}</b> <span class="off">{allowed}</span></span>'
     # The end of a long name tells children of one parent apart, so it is the middle that gives way.
     label = f'<code title="{name}"><span>{escape(entry.sample_id[:-_TAIL])}</span>{escape(entry.sample_id[-_TAIL:])}</code>'
     return f'<figure class="tile">{image}<figcaption>{label}{value}</figcaption></figure>'
