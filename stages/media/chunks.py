@@ -4,7 +4,9 @@ A chunk is a list of scenes: {"key": str, "url": str, "timestamps": int [N] micr
 "images": list of N uint8 tensors holding JPEG bytes}. Loaded with weights_only=True and mapped, not read.
 """
 
+import errno
 import os
+import pickle
 from functools import lru_cache
 from typing import Any
 
@@ -83,14 +85,14 @@ def _load_once(path: str, size: int, mtime_ns: int) -> list[Any]:
     try:
         scenes = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # torch looked for the archive's directory before the start of the file
+            raise CandidateError(Reason.E_TRUNCATED, "the chunk is broken: it holds no whole zip archive") from error
         raise storage_error(error, path) from error
+    except pickle.UnpicklingError as error:
+        raise CandidateError(Reason.E_OPEN, f"the chunk cannot be loaded with weights_only=True: {str(error)[:300]}") from error
     except (RuntimeError, ValueError, EOFError, KeyError) as error:  # torch's ways to say that the archive is broken
         reason = Reason.E_TRUNCATED if zipped else Reason.E_OPEN
-        raise CandidateError(reason, f"the chunk cannot be loaded with weights_only=True: {str(error)[:300]}") from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise CandidateError(Reason.E_OPEN, f"the chunk cannot be loaded with weights_only=True: {str(error)[:300]}") from error
+        raise CandidateError(reason, f"the chunk is broken: {str(error)[:300]}") from error
     if not isinstance(scenes, list):
         raise CandidateError(Reason.E_OPEN, f"the chunk holds a {type(scenes).__name__}; expected a list of scenes")
     return scenes

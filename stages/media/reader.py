@@ -178,7 +178,7 @@ class Converter:
         """The first plane of an 8-bit frame is its luma already: no conversion, and OpenCV shrinks it several times as fast
         as swscale (640x640 to 256x256: 0.5 against 3 ms), which would else cost as much as decoding."""
         plane = frame.planes[0]
-        luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+        luma = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
         if (frame.width, frame.height) != (self._width, self._height):
             shrinks = self._width * self._height < frame.width * frame.height
             luma = cv2.resize(luma, (self._width, self._height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
