@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import av
 import av.error
-import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -131,13 +130,6 @@ def interpolation(source: tuple[int, int], target: tuple[int, int]) -> Interpola
     return kernel | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
-# Formats whose first plane is 8-bit luma at full size, one byte a pixel.
-_LUMA_FIRST = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21"})
-
-# Luma of broadcast range, 16..235, to 0..255.
-_FULL_RANGE = np.clip(np.rint((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
-
-
 class Converter:
     """Decoded frames to arrays as shown: [H,W,3] RGB, or [H,W] luma stretched to 0..255; scaled and converted in one pass.
 
@@ -152,14 +144,14 @@ class Converter:
         self._width, self._height = (height, width) if self._turns % 2 else (width, height)
         self._format = "gray" if gray else "rgb24"
         self._interpolation = interpolation((index.width, index.height), (width, height))
-        # Luma has no matrix, yet swscale takes gray for BT.601 and would convert BT.709 luma to it (10 levels off at worst).
+        # Luma has no matrix, yet swscale takes gray for BT.601 and would convert BT.709 luma to it: up to 10 levels off, and
+        # 1.4 instead of 0.2 ms for 720p to 256 lines. Told that both are BT.601 it is exact (0.5 level from the area mean), and
+        # several times as fast as cv2.INTER_AREA on the luma plane, whose ratios are rarely whole numbers.
         self._matrix = Colorspace.ITU601 if gray else None
         self._reformatter = VideoReformatter()
 
     def array(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """A new array of `shape`, uint8."""
-        if self._format == "gray" and frame.format.name in _LUMA_FIRST:
-            return self._luma(frame)
         converted = self._reformatter.reformat(
             frame,
             self._width,
@@ -173,15 +165,3 @@ class Converter:
         )
         pixels = np.rot90(converted.to_ndarray(), self._turns) if self._turns else converted.to_ndarray()
         return np.ascontiguousarray(pixels, np.uint8)
-
-    def _luma(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """The first plane of an 8-bit frame is its luma already: no conversion, and OpenCV shrinks it several times as fast
-        as swscale (640x640 to 256x256: 0.5 against 3 ms), which would else cost as much as decoding."""
-        plane = frame.planes[0]
-        luma = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
-        if (frame.width, frame.height) != (self._width, self._height):
-            shrinks = self._width * self._height < frame.width * frame.height
-            luma = cv2.resize(luma, (self._width, self._height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        if frame.color_range != ColorRange.JPEG and not frame.format.name.startswith("yuvj"):
-            luma = cv2.LUT(luma, _FULL_RANGE)
-        return np.array(np.rot90(luma, self._turns), np.uint8, order="C")
