@@ -56,7 +56,7 @@ def _film(path: Path, frames: int, size: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     texture = np.kron(rng.integers(0, 255, (size // 4 + 64, size // 4 + 64, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=15, options={"preset": "ultrafast", "b": f"{int(1.3e6 * 8 * 15 / frames)}"})
+        stream = container.add_stream("libx264", rate=15, options={"preset": "veryfast", "b": f"{int(1.3e6 * 8 * 15 / frames)}"})
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
@@ -69,7 +69,7 @@ def _film(path: Path, frames: int, size: int, seed: int) -> None:
 def curate(footage: Path, output: Path, executor: Executor, stages: list[dict[str, object]]) -> None:
     """One whole run: discover, plan, units, shards, tables, run.json."""
     source = {"license": "apache-2.0", "stages": stages}
-    recipe = parse_recipe({"name": "benchmark", "units": {"size": 4}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
+    recipe = parse_recipe({"name": "benchmark", "units": {"size": 2}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
     settings = Settings(recipe, bind(recipe), {"syncamvideo": footage}, output)
     progress = Progress(quiet=True)
     result = execute(settings, prepare(settings, progress), executor, threading.Event(), progress)
@@ -159,8 +159,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as name:
         work = Path(name)
-        footage = make_scenes(work / "full", options.scenes, options.cameras, 81, 640)
-        few = make_scenes(work / "few", max(options.scenes // 12, 2), options.cameras, 81, 640)
+        footage = make_scenes(work / "full", options.scenes, options.cameras, 81, 1280)
+        few = make_scenes(work / "few", max(options.scenes // 6, 4), options.cameras, 81, 1280)
         size = sum(path.stat().st_size for path in footage.rglob("*.mp4")) / 1e6
         videos = len(list(footage.rglob("*.mp4")))
         decoded = len(list(few.rglob("*.mp4")))
@@ -171,7 +171,7 @@ def main() -> None:
         rows.append(("curate, every frame decoded", f"{decoded * 81 / ours:.0f} f/s", "decode alone", f"{decoded * 81 / bare:.0f} f/s", bare / ours, 0.8))
         ours, bare = bench_shards(work, footage, options.repeats)
         rows.append(("write shards, sha256, fsync", f"{size / ours:.0f} MB/s", "cp + sync + sha256sum", f"{size / bare:.0f} MB/s", bare / ours, 0.5))
-        print(f"{options.scenes} scenes of {options.cameras} videos, {videos} videos, {size:.0f} MB; decode: {decoded} videos of 81 frames, 640x640")
+        print(f"{options.scenes} scenes of {options.cameras} videos, {videos} videos, {size:.0f} MB; decode: {decoded} videos of 81 frames, 1280x1280")
         print_table(rows)
 
 

@@ -27,7 +27,6 @@ class FrameIndex:
     height: int
     fps: Fraction  # average rate
     codec: str  # "h264", "vp9", "jpeg", ...
-    pixel_format: str
     rotation: int = 0  # degrees, already applied by the reader
 
     def __len__(self) -> int:

@@ -99,7 +99,7 @@ def _convert(hint: Any, value: Any, where: str, metadata: Mapping[str, Any]) -> 
 def _scalar(hint: Any, value: Any, where: str, metadata: Mapping[str, Any]) -> Any:
     if hint is Any:
         return value
-    accepted: tuple[type, ...] = (int, float) if hint is float else (hint,)
+    accepted: Any = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}")
     if hint in (int, float):

