@@ -187,9 +187,13 @@ def _rotation(container: InputContainer, stream: VideoStream, header: Header) ->
 
 
 def _average_rate(stream: VideoStream, pts: np.ndarray) -> Fraction:
-    """From the frames that are there; the container's figure only where there is a single frame."""
+    """From the frames that are there; the container's own figure where that agrees to within a tick, as ticks are rounded."""
     if len(pts) > 1 and stream.time_base:
-        return Fraction((len(pts) - 1) / (Fraction(int(pts[-1] - pts[0])) * stream.time_base)).limit_denominator(1001)
+        span = int(pts[-1] - pts[0]) * stream.time_base
+        said = Fraction(stream.average_rate or 0)
+        if said and abs((len(pts) - 1) / said - span) <= stream.time_base:
+            return said
+        return Fraction((len(pts) - 1) / span).limit_denominator(1001)
     return Fraction(stream.average_rate or 0)
 
 

@@ -147,3 +147,10 @@ def test_average_rate_comes_from_the_frames(
     irregular = torture_set["variable_rate.mp4"]
     index = open_media(irregular.path.parent).index(video_ref("variable_rate.mp4"))
     assert float(index.fps) == pytest.approx(float(Fraction(89) / irregular.times[-1]), rel=1e-3)
+
+
+def test_a_rate_is_not_blurred_by_coarse_ticks(tmp_path: Path, video_ref: Callable[[str], MediaRef]) -> None:
+    """Matroska rounds times to milliseconds."""
+    torture.write(tmp_path / "a.mkv", range(60), range(60), tick=Fraction(1, 30))
+    with Media(tmp_path, MediaLimits()) as media:
+        assert media.index(video_ref("a.mkv")).fps == 30
