@@ -69,7 +69,7 @@ def _film(path: Path, frames: int, size: int, seed: int) -> None:
 def curate(footage: Path, output: Path, executor: Executor, stages: list[dict[str, object]]) -> None:
     """One whole run: discover, plan, units, shards, tables, run.json."""
     source = {"license": "apache-2.0", "stages": stages}
-    recipe = parse_recipe({"name": "benchmark", "units": {"size": 2}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
+    recipe = parse_recipe({"name": "benchmark", "units": {"size": 1}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
     settings = Settings(recipe, bind(recipe), {"syncamvideo": footage}, output)
     progress = Progress(quiet=True)
     result = execute(settings, prepare(settings, progress), executor, threading.Event(), progress)
@@ -152,7 +152,7 @@ def bench_shards(work: Path, footage: Path, repeats: int) -> tuple[float, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=48)
+    parser.add_argument("--scenes", type=int, default=96)
     parser.add_argument("--cameras", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--work", type=Path, help="a folder for footage and outputs (default: a temporary one)")
@@ -160,7 +160,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as name:
         work = Path(name)
         footage = make_scenes(work / "full", options.scenes, options.cameras, 81, 1280)
-        few = make_scenes(work / "few", max(options.scenes // 6, 4), options.cameras, 81, 1280)
+        few = make_scenes(work / "few", min(options.scenes, 6), options.cameras, 81, 1280)
         size = sum(path.stat().st_size for path in footage.rglob("*.mp4")) / 1e6
         videos = len(list(footage.rglob("*.mp4")))
         decoded = len(list(few.rglob("*.mp4")))

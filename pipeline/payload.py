@@ -65,7 +65,7 @@ def make_members(item: Item, payload: Payload, media: Media, meta: dict[str, Any
             tracks.append((track[0].scaled(*size), track[1]))
     if tracks and len(tracks) == len(members):
         members.append(Bytes("cameras.npz", _cameras(tracks)))
-    members.append(Bytes("meta.json", (json.dumps(meta, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode()))
+    members.append(Bytes("meta.json", (json.dumps(meta, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n").encode()))
     if caption:
         members.append(Bytes("caption.txt", caption.encode()))
     return sorted(members, key=lambda member: member.name)

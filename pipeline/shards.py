@@ -109,11 +109,12 @@ def pack(shard: Shard) -> dict[str, Any]:
     Raises CandidateError(E_IO) when a source file is no longer what was examined, OSError when storage fails.
     """
     members = []
+    buffer = memoryview(bytearray(_CHUNK))  # read into again and again: a fresh megabyte for every read costs a quarter of the speed
     with atomic_file(shard.path) as file:
         tar = TarWriter(file)
         for sample in shard.samples:
             for member in sample.members:
-                offset, digest = tar.add(f"{sample.sample_id}.{member.name}", member.size, _chunks(shard, sample, member))
+                offset, digest = tar.add(f"{sample.sample_id}.{member.name}", member.size, _chunks(shard, sample, member, buffer))
                 if member.sha256 not in (None, digest):
                     raise OSError(f"{sample.sample_id}.{member.name}: the part {sample.tar} no longer holds what was written to it")
                 where = {"offset": offset, "size": member.size, "sha256": digest}
@@ -132,8 +133,11 @@ def pack(shard: Shard) -> dict[str, Any]:
     return record
 
 
-def _chunks(shard: Shard, sample: Kept, member: Member) -> Iterator[bytes]:
-    """The member's bytes: from the part's tar, or from the source file, which must be the one that was examined."""
+def _chunks(shard: Shard, sample: Kept, member: Member, buffer: memoryview) -> Iterator[memoryview]:
+    """The member's bytes: from the part's tar, or from the source file, which must be the one that was examined.
+
+    Every chunk lies in `buffer` and is gone with the next one.
+    """
     if member.path is None:
         path, start = shard.output / "parts" / str(sample.tar), member.offset or 0
     else:
@@ -144,9 +148,9 @@ def _chunks(shard: Shard, sample: Kept, member: Member) -> Iterator[bytes]:
             check_unchanged(member, status.st_size, status.st_mtime_ns)
         file.seek(start)
         left = member.size
-        while left > 0 and (chunk := file.read(min(_CHUNK, left))):
-            left -= len(chunk)
-            yield chunk
+        while left > 0 and (count := file.readinto(buffer[: min(_CHUNK, left)])):
+            left -= count
+            yield buffer[:count]
 
 
 def read_record(shard: Shard) -> dict[str, Any] | None:

@@ -45,11 +45,11 @@ def kept_samples(units: Iterable[Unit]) -> tuple[list[Kept], dict[str, list[tupl
     """Every sample that its stages kept, in plan order, and for ranked sources each one's score."""
     kept: list[Kept] = []
     ranked: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
-    columns = ["sample_id", "split", "status", "is_sample", "payload_key", "members", "scores"]
+    columns = ["sample_id", "split", "status", "is_sample", "payload_key", "members"]
     for unit in units:
         tar = read_meta(unit_part(unit))["tar"]
         best_by = unit.source.spec.best_by
-        for row in pq.read_table(unit_part(unit), columns=columns).to_pylist():
+        for row in pq.read_table(unit_part(unit), columns=[*columns, "scores"] if best_by else columns).to_pylist():
             if row["status"] != Status.KEPT or not row["is_sample"]:
                 continue
             members = tuple(members_from_json(row["members"]))
@@ -80,27 +80,31 @@ def write_tables(output: Path, units: Sequence[Unit], records: Sequence[Mapping[
     placed = {sample_id: (record["shard"], digest) for record in records for sample_id, digest in content_digests(record).items()}
     totals = Totals()
     manifest = output / "manifest"
-    _write_files(manifest / "shards", SHARDS, _batched(records, _SHARDS_PER_FILE))
+    shard_tables = (pa.Table.from_pylist(list(batch), schema=SHARDS) for batch in _batched(records, _SHARDS_PER_FILE))
+    _write_files(manifest / "shards", SHARDS, shard_tables)
     _write_files(manifest / "samples", SAMPLES, (_sample_rows(batch, placed, over, totals) for batch in _batched(units, _UNITS_PER_FILE)))
     _write_files(manifest / "units", UNITS, (_unit_rows(batch) for batch in _batched(units, _UNITS_PER_FILE)))
     return totals
 
 
-def _unit_rows(units: Sequence[Unit]) -> list[dict[str, Any]]:
+def _unit_rows(units: Sequence[Unit]) -> pa.Table:
     rows = [read_meta(unit_part(unit))["units_row"] for unit in units]
-    return [{**row, "seconds": list(row["seconds"].items())} for row in rows]
+    return pa.Table.from_pylist([{**row, "seconds": list(row["seconds"].items())} for row in rows], schema=UNITS)
 
 
-def _sample_rows(units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], over: set[str], totals: Totals) -> list[dict[str, Any]]:
-    rows = []
-    for unit in units:
-        for row in pq.read_table(unit_part(unit), columns=SAMPLES.names).to_pylist():
-            if row["sample_id"] in over:
-                row["status"], row["reasons"] = str(Status.REJECTED), [*row["reasons"], str(Reason.OVER_TARGET_COUNT)]
-            row["shard"], row["content_sha256"] = placed.get(row["sample_id"], (None, None))
-            _count(totals, row)
-            rows.append(row)
-    return rows
+def _sample_rows(units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], over: set[str], totals: Totals) -> pa.Table:
+    """The units' rows as they are, but for what only the whole run knows: the ranking and the shards."""
+    table = pa.concat_tables([pq.read_table(unit_part(unit), columns=SAMPLES.names) for unit in units])
+    decided = table.select(["sample_id", "source", "status", "reasons", "is_source", "is_sample", "has_text"]).to_pylist()
+    for row in decided:
+        if row["sample_id"] in over:
+            row["status"], row["reasons"] = str(Status.REJECTED), [*row["reasons"], str(Reason.OVER_TARGET_COUNT)]
+        row["shard"], row["content_sha256"] = placed.get(row["sample_id"], (None, None))
+        _count(totals, row)
+    for name in ("status", "reasons", "shard", "content_sha256"):
+        column = pa.array([row[name] for row in decided], SAMPLES.field(name).type)
+        table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), column)
+    return table.cast(SAMPLES)
 
 
 def _count(totals: Totals, row: Mapping[str, Any]) -> None:
@@ -114,11 +118,11 @@ def _count(totals: Totals, row: Mapping[str, Any]) -> None:
         totals.text[source]["with" if row["has_text"] else "without"] += 1
 
 
-def _write_files(folder: Path, schema: pa.Schema, batches: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+def _write_files(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """part-00000.parquet and so on; at least one file, so that an empty table can be read too."""
     number = 0
-    for number, batch in enumerate(batches, 1):
-        write_table(folder / f"part-{number - 1:05d}.parquet", pa.Table.from_pylist(list(batch), schema=schema))
+    for number, table in enumerate(tables, 1):
+        write_table(folder / f"part-{number - 1:05d}.parquet", table)
     if number == 0:
         write_table(folder / "part-00000.parquet", schema.empty_table())
         number = 1

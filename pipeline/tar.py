@@ -31,7 +31,7 @@ class TarWriter:
         self._digest = sha256()
         self.size = 0
 
-    def add(self, name: str, size: int, chunks: Iterable[bytes]) -> tuple[int, str]:
+    def add(self, name: str, size: int, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
         """Append a member. Returns the offset of its first data byte and the hex sha256 of its data.
 
         Raises ValueError if the chunks do not add up to `size`: the archive must then be thrown away.
@@ -52,7 +52,7 @@ class TarWriter:
         self._write(b"\0" * (2 * BLOCK))
         return self._digest.hexdigest()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._digest.update(data)
         self.size += len(data)

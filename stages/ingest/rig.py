@@ -89,8 +89,8 @@ class Rig(Ingest):
         tracks, centre_note = self._with_centre(tracks)
         notes |= centre_note
         views = []
-        for view in candidate.views:
-            index = media.index(view.media)
+        indices = media.indices([view.media for view in candidate.views])
+        for view, index in zip(candidate.views, indices, strict=True):
             rule = self._size_rule(tracks[view.view_id], view.media, index, media)
             track, note = fit_to_frames(tracks[view.view_id], index.width, index.height, rule, self.options.anchor, self.options.max_crop)
             if note is not None:

@@ -14,6 +14,7 @@ is the scene's caption; else the first of its videos, in natural order, that has
 """
 
 import re
+from functools import lru_cache
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -106,8 +107,8 @@ class SynCamVideo(Ingest):
         centre = common_centre(np.concatenate(list(poses.values())), CENTRE_WITHIN_DEG)
         notes: dict[str, str] = {}
         views = []
-        for view in candidate.views:
-            index = media.index(view.media)
+        indices = media.indices([view.media for view in candidate.views])
+        for view, index in zip(candidate.views, indices, strict=True):
             focal_mm, where = self._focal_mm(candidate, cameras[view.view_id], version)
             width, height = V1_SIZE if version == "v1" else V2_SIZE
             focal = width * focal_mm / SENSOR_MM
@@ -143,6 +144,12 @@ def parse_matrix(text: Any) -> Array:
     """
     if not isinstance(text, str):
         raise CandidateError(Reason.E_CAMERA, f"a camera must be a string of bracketed rows, got {text!r:.80}")
+    return _parse_text(text)
+
+
+@lru_cache(maxsize=4096)
+def _parse_text(text: str) -> Array:
+    """Remembered: a static camera's string comes once for every frame."""
     rows = [row.split() for row in _ROW.findall(text)]
     if _ROW.sub("", text).strip() or len(rows) not in (3, 4) or any(len(row) not in (3, 4) for row in rows):
         raise CandidateError(Reason.E_CAMERA, f"a camera must have 3 or 4 bracketed rows of 3 or 4 numbers, got {text!r:.120}")

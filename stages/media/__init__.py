@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from schemas.candidate import MediaRef
 from schemas.frames import FrameIndex
 from schemas.recipe import Encode, MediaLimits
+from schemas.verdict import CandidateError, Reason
 from stages.media.paths import resolve
 from stages.media.sandbox import Sandbox, SandboxError
 
 __all__ = ["Media", "SandboxError"]
+
+_VIEWS_A_CALL = 12  # views indexed in one call: enough to save the way there and back, few enough for one timeout
 
 
 class Media:
@@ -45,6 +48,26 @@ class Media:
     def index(self, ref: MediaRef) -> FrameIndex:
         """The verified frame index of `ref`. Header caps are checked before anything is decoded."""
         return FrameIndex(**self._call("stages.media.requests:index", ref))
+
+    def indices(self, refs: Sequence[MediaRef]) -> list[FrameIndex]:
+        """The verified frame indices of several views, in few calls. An error's message begins with the view's file."""
+        found: list[FrameIndex] = []
+        for start in range(0, len(refs), _VIEWS_A_CALL):
+            some = refs[start : start + _VIEWS_A_CALL]
+            located = [(ref, [str(self.path(file.path)) for file in ref.files]) for ref in some]
+            try:
+                found += [FrameIndex(**each) for each in self._sandbox.call("stages.media.requests:indices", located, self.limits)]
+            except CandidateError as error:
+                if error.reason not in (Reason.E_TIMEOUT, Reason.E_CRASH, Reason.E_OOM):
+                    raise
+                found += [self._named_index(ref) for ref in some]  # one by one: the one that did it is to be named
+        return found
+
+    def _named_index(self, ref: MediaRef) -> FrameIndex:
+        try:
+            return self.index(ref)
+        except CandidateError as error:
+            raise CandidateError(error.reason, f"{ref.files[0].path}: {error.message}") from error
 
     def frames(
         self, ref: MediaRef, index: FrameIndex, wanted: Sequence[int] | NDArray[np.int64], size: tuple[int, int] | None = None

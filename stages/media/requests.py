@@ -32,6 +32,17 @@ def index(ref: MediaRef, paths: list[str], limits: MediaLimits) -> dict[str, Any
     return vars_of(stills.sequence_index(heads, times, limits))
 
 
+def indices(located: list[tuple[MediaRef, list[str]]], limits: MediaLimits) -> list[dict[str, Any]]:
+    """The fields of several views' FrameIndex. Raises for the first bad one, whose file the message begins with."""
+    found = []
+    for ref, paths in located:
+        try:
+            found.append(index(ref, paths, limits))
+        except CandidateError as error:
+            raise CandidateError(error.reason, f"{ref.files[0].path}: {error.message}") from error
+    return found
+
+
 def vars_of(found: FrameIndex) -> dict[str, Any]:
     """What `FrameIndex(**...)` makes it from."""
     return {name: getattr(found, name) for name in FrameIndex.__dataclass_fields__}
