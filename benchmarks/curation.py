@@ -69,7 +69,7 @@ def _film(path: Path, frames: int, size: int, seed: int) -> None:
 def curate(footage: Path, output: Path, executor: Executor, stages: list[dict[str, object]]) -> None:
     """One whole run: discover, plan, units, shards, tables, run.json."""
     source = {"license": "apache-2.0", "stages": stages}
-    recipe = parse_recipe({"name": "benchmark", "units": {"size": 1}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
+    recipe = parse_recipe({"name": "benchmark", "units": {"size": 4}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
     settings = Settings(recipe, bind(recipe), {"syncamvideo": footage}, output)
     progress = Progress(quiet=True)
     result = execute(settings, prepare(settings, progress), executor, threading.Event(), progress)

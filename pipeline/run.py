@@ -4,7 +4,7 @@ Resuming is running again: what is done is listed, subtracted, and the rest is d
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from pipeline.plan import append_plan, check_sources, discover, extend_plan, mak
 from pipeline.progress import Progress
 from pipeline.provenance import code_version, lock_sha256, version
 from pipeline.scheduler import run as schedule
-from pipeline.shards import Shard, plan_shards, read_record
+from pipeline.shards import Shard, ShardPlan, plan_shards, read_record
 from pipeline.store import remove, stable_hash, sweep, write_json
-from pipeline.tables import Totals, kept_samples, over_target, unit_part, write_tables
+from pipeline.tables import Harvest, Totals, over_target, unit_part, write_tables
 from pipeline.unit import Unit
 from schemas.candidate import Candidate
 from schemas.recipe import Recipe
@@ -92,20 +92,63 @@ def execute(settings: Settings, prepared: Prepared, executor: Executor, stop: th
     output = settings.output
     append_plan(output, prepared.new_plan)
     _write_run(settings, prepared, Result("running"))
-    result = _run_units(settings, prepared, executor, stop, progress)
+    feed = _Feed(settings, prepared)
+    result = _run_units(settings, prepared, feed, executor, stop, progress)
     if result.state == "done" and not result.over_budget:
-        result = _pack_and_publish(settings, prepared, executor, stop, progress)
+        result = _pack_and_publish(settings, prepared, feed.rest(), executor, stop, progress)
     _write_run(settings, prepared, result)
     return result
 
 
-def _run_units(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:
+class _Feed:
+    """The works of a run: pending units, and between them the shards that finished units have made certain.
+
+    Packing early keeps the disk busy while units compute. Sources that are ranked, and shuffled shards, have to wait
+    for the last unit.
+    """
+
+    def __init__(self, settings: Settings, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._done = {unit.name for unit in prepared.units} - {unit.name for unit in prepared.pending}
+        early = settings.recipe.shards.order == "plan"
+        self._early = {name for name, source in settings.sources.items() if early and source.spec.target_count is None}
+        self._plan = ShardPlan(settings.recipe.shards, settings.output, settings.roots)
+        self.harvest = Harvest()
+
+    def done(self, unit: Unit) -> None:
+        self._done.add(unit.name)
+
+    def works(self) -> Iterator[Unit | Shard]:
+        for unit in self._prepared.pending:
+            yield from self._certain()
+            yield unit
+
+    def _certain(self) -> Iterator[Shard]:
+        units = self._prepared.units
+        while self.harvest.units < len(units) and units[self.harvest.units].name in self._done:
+            for sample in self.harvest.take(units[self.harvest.units]):
+                shard = self._plan.add(sample) if sample.source in self._early else None
+                if shard is not None and read_record(shard) is None:
+                    yield shard
+
+    def rest(self) -> Harvest:
+        """The harvest of all units, once all are done."""
+        for unit in self._prepared.units[self.harvest.units :]:
+            self.harvest.take(unit)
+        return self.harvest
+
+
+def _run_units(
+    settings: Settings, prepared: Prepared, feed: _Feed, executor: Executor, stop: threading.Event, progress: Progress
+) -> Result:
     failures: list[str] = []
     seen = {"sources": 0, "errors": 0}
     abort = threading.Event()
-    halt = _Either(stop, abort)
 
-    def on_done(work: Unit, value: Mapping[str, Any], attempts: int) -> None:
+    def on_done(work: Unit | Shard, value: Mapping[str, Any], attempts: int) -> None:
+        if isinstance(work, Shard):
+            return  # its record is found when the shards are counted
+        feed.done(work)
         progress.unit_done(value["counts"], work.n_items)
         seen["sources"] += value["sources"]
         seen["errors"] += value["errors"]
@@ -113,7 +156,7 @@ def _run_units(settings: Settings, prepared: Prepared, executor: Executor, stop:
             abort.set()
 
     progress.start_units(sum(unit.n_items for unit in prepared.pending), sum(unit.n_items for unit in prepared.units))
-    schedule(executor, iter(prepared.pending), on_done=on_done, on_failed=_collect(failures, progress), stop=halt)
+    schedule(executor, feed.works(), on_done=on_done, on_failed=_collect(failures, progress), stop=_Either(stop, abort))
     progress.finish()
     if stop.is_set():
         return Result("interrupted", failures=failures)
@@ -145,11 +188,12 @@ class _Either(threading.Event):
         return any(event.is_set() for event in self._events)
 
 
-def _pack_and_publish(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:
-    kept, ranked = kept_samples(prepared.units)
-    over = over_target(ranked, settings.sources)
+def _pack_and_publish(
+    settings: Settings, prepared: Prepared, harvest: Harvest, executor: Executor, stop: threading.Event, progress: Progress
+) -> Result:
+    over = over_target(harvest.ranked, settings.sources)
     seed = next(iter(settings.sources.values())).seed
-    chosen = [sample for sample in kept if sample.sample_id not in over]
+    chosen = [sample for sample in harvest.kept if sample.sample_id not in over]
     shards = plan_shards(chosen, settings.recipe.shards, seed, settings.output, settings.roots)
     records = {shard.name: record for shard in shards if (record := read_record(shard)) is not None}
     failures: list[str] = []

@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Kept:
     members: tuple[Member, ...]
     tar: str | None  # the part's tar, which holds the members made by us
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return sum(padded(member.size) for member in self.members)
 
@@ -74,33 +75,54 @@ class Shard:
         return self.output / "parts" / f"shard-{self.name.removesuffix('.tar')}.json"
 
 
+class ShardPlan:
+    """Shards of at most the target size, filled in the order samples are added; a sample is never split.
+
+    A shard is certain as soon as the next sample of its source and split no longer fits, so packing can begin while
+    later units are still under way.
+    """
+
+    def __init__(self, settings: Shards, output: Path, roots: Mapping[str, Path]) -> None:
+        self._target = round(settings.target_mb * 1e6)
+        self._output, self._roots = output, roots
+        self._filling: dict[tuple[str, str | None], list[Kept]] = {}
+        self._complete: defaultdict[tuple[str, str | None], list[Shard]] = defaultdict(list)
+
+    def add(self, sample: Kept) -> Shard | None:
+        """Returns the shard that this sample completed by no longer fitting into it."""
+        group = (sample.source, sample.split)
+        filling = self._filling.setdefault(group, [])
+        full = bool(filling) and sum(each.bytes for each in filling) + sample.bytes > self._target
+        shard = self._close(group) if full else None
+        self._filling[group].append(sample)
+        return shard
+
+    def finish(self) -> list[Shard]:
+        """Every shard: sources and splits in the order of their first sample, the last shard of each as full as it got."""
+        for group, filling in self._filling.items():
+            if filling:
+                self._close(group)
+        return [shard for group in self._filling for shard in self._complete[group]]
+
+    def _close(self, group: tuple[str, str | None]) -> Shard:
+        source, split = group
+        samples, complete = self._filling[group], self._complete[group]
+        content = [SHARD_VERSION, [[each.sample_id, each.payload_key] for each in samples]]
+        names = sample_key(source), sample_key(split) if split else "all", f"{len(complete):06d}", stable_hash(content)[:8]
+        complete.append(Shard(f"{'-'.join(names)}.tar", source, split, tuple(samples), self._output, self._roots[source]))
+        self._filling[group] = []
+        return complete[-1]
+
+
 def plan_shards(kept: Sequence[Kept], settings: Shards, seed: int, output: Path, roots: Mapping[str, Path]) -> list[Shard]:
-    """Shards of at least the target size each but the last of a source and split; samples are never split."""
-    groups: defaultdict[tuple[str, str | None], list[Kept]] = defaultdict(list)
-    for sample in kept:
-        groups[sample.source, sample.split].append(sample)
-    shards = []
-    for (source, split), samples in groups.items():
-        if settings.order == "shuffle":
-            random.Random(f"{seed}/{source}/{split}").shuffle(samples)
-        for index, filling in enumerate(_fill(samples, round(settings.target_mb * 1e6))):
-            content = [SHARD_VERSION, [[each.sample_id, each.payload_key] for each in filling]]
-            stem = f"{sample_key(source)}-{sample_key(split) if split else 'all'}-{index:06d}-{stable_hash(content)[:8]}"
-            shards.append(Shard(f"{stem}.tar", source, split, tuple(filling), output, roots[source]))
-    return shards
-
-
-def _fill(samples: Sequence[Kept], target: int) -> Iterator[list[Kept]]:
-    filling: list[Kept] = []
-    size = 0
+    """The shards of all kept samples, in plan order or, by the recipe's wish, in a seeded shuffle of it."""
+    samples = list(kept)
+    if settings.order == "shuffle":
+        random.Random(seed).shuffle(samples)
+    plan = ShardPlan(settings, output, roots)
     for sample in samples:
-        if filling and size + sample.bytes > target:
-            yield filling
-            filling, size = [], 0
-        filling.append(sample)
-        size += sample.bytes
-    if filling:
-        yield filling
+        plan.add(sample)
+    return plan.finish()
 
 
 def pack(shard: Shard) -> dict[str, Any]:

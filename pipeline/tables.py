@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.binding import Source
-from pipeline.parts import members_from_json, part_path, read_meta
+from pipeline.parts import members_from_json, meta_of, open_part, part_path, read_meta
 from pipeline.shards import Kept, content_digests
 from pipeline.store import remove, write_table
 from pipeline.unit import Unit
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason, Status
 
+_PACKED = ["sample_id", "split", "status", "is_sample", "payload_key", "members"]
 _UNITS_PER_FILE = 64
 _SHARDS_PER_FILE = 256
 
@@ -41,22 +41,30 @@ def unit_part(unit: Unit) -> Path:
     return part_path(unit.output, unit.name, unit.key)
 
 
-def kept_samples(units: Iterable[Unit]) -> tuple[list[Kept], dict[str, list[tuple[float, str]]]]:
-    """Every sample that its stages kept, in plan order, and for ranked sources each one's score."""
-    kept: list[Kept] = []
-    ranked: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
-    columns = ["sample_id", "split", "status", "is_sample", "payload_key", "members"]
-    for unit in units:
-        tar = read_meta(unit_part(unit))["tar"]
+class Harvest:
+    """What finished units have to pack, gathered in plan order."""
+
+    def __init__(self) -> None:
+        self.kept: list[Kept] = []
+        self.ranked: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)  # (rank, sample id) of ranked sources
+        self.units = 0  # how many were taken
+
+    def take(self, unit: Unit) -> list[Kept]:
+        """Every sample of the unit that its stages kept. Call it once for each unit, in plan order."""
         best_by = unit.source.spec.best_by
-        for row in pq.read_table(unit_part(unit), columns=[*columns, "scores"] if best_by else columns).to_pylist():
+        part = open_part(unit_part(unit))
+        tar = meta_of(part)["tar"]
+        found = []
+        for row in part.read(columns=[*_PACKED, "scores"] if best_by else _PACKED).to_pylist():
             if row["status"] != Status.KEPT or not row["is_sample"]:
                 continue
             members = tuple(members_from_json(row["members"]))
-            kept.append(Kept(row["sample_id"], unit.source.name, row["split"], row["payload_key"], members, tar))
+            found.append(Kept(row["sample_id"], unit.source.name, row["split"], row["payload_key"], members, tar))
             if best_by is not None:
-                ranked[unit.source.name].append((_rank(row["scores"], best_by), row["sample_id"]))
-    return kept, ranked
+                self.ranked[unit.source.name].append((_rank(row["scores"], best_by), row["sample_id"]))
+        self.kept += found
+        self.units += 1
+        return found
 
 
 def _rank(scores: Mapping[str, float | None], best_by: str) -> float:
@@ -94,7 +102,7 @@ def _unit_rows(units: Sequence[Unit]) -> pa.Table:
 
 def _sample_rows(units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], over: set[str], totals: Totals) -> pa.Table:
     """The units' rows as they are, but for what only the whole run knows: the ranking and the shards."""
-    table = pa.concat_tables([pq.read_table(unit_part(unit), columns=SAMPLES.names) for unit in units])
+    table = pa.concat_tables([open_part(unit_part(unit)).read(columns=SAMPLES.names) for unit in units])
     decided = table.select(["sample_id", "source", "status", "reasons", "is_source", "is_sample", "has_text"]).to_pylist()
     for row in decided:
         if row["sample_id"] in over:
@@ -104,7 +112,7 @@ def _sample_rows(units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], o
     for name in ("status", "reasons", "shard", "content_sha256"):
         column = pa.array([row[name] for row in decided], SAMPLES.field(name).type)
         table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), column)
-    return table.cast(SAMPLES)
+    return table.replace_schema_metadata(SAMPLES.metadata)
 
 
 def _count(totals: Totals, row: Mapping[str, Any]) -> None:

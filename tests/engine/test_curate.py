@@ -241,11 +241,12 @@ def test_a_file_that_vanishes_between_examining_and_packing_fails_loudly(curate,
         return plan(*arguments, **settings)
 
     monkeypatch.setattr(run, "plan_shards", late)
-    out = curate()
+    ranked = {"target_count": 23, "best_by": "brightness"}  # ranked sources are packed after the last unit
+    out = curate(**ranked)
     assert out.code == FAILED
     assert "changed while the run was under way" in capsys.readouterr().err
     monkeypatch.undo()
-    assert curate().code == DONE, "the same command then takes the file as it is now"
+    assert curate(**ranked).code == DONE, "the same command then takes the file as it is now"
 
 
 def test_cameras_are_packed_for_the_frames_that_are_packed(tmp_path):
