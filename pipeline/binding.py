@@ -171,7 +171,10 @@ def _check_ranking(source: Source, where: str) -> None:
 
 def _who_provides(missing: "set[str] | frozenset[str]") -> str:
     providers = [name for name, stage in stages().items() if stage.provides & missing]
-    return f"; put {' or '.join(map(repr, providers))} before it" if providers else ""
+    if providers:
+        return f"; put {' or '.join(map(repr, providers))} before it"
+    layouts = [name for name, ingest in ingests().items() if missing <= ingest.provides]
+    return f"; of the layouts, {', '.join(map(repr, layouts))} would do" if layouts else ""
 
 
 def _names(names: "set[str] | frozenset[str]") -> str:
