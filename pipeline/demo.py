@@ -19,14 +19,24 @@ _FOOTAGE = {
     "clips": "clips",
 }
 
+_EPILOG = """\
+examples:
+  python -m pipeline.demo
+  python -m pipeline.demo --output /tmp/demo --seed 7
+
+Run it again and the footage is kept, the results are only checked. Exit status: as of python -m pipeline.curate
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.demo",
         description="Render small scenes in the layout of every dataset we read, curate them, and name the report to open.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", metavar="DIR", default="demo-output", help="footage and results go here (default: demo-output)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other scenes (default: 0)")
     options = parser.parse_args(arguments)
     output = Path(options.output)
     footage, result = output / "footage", output / "curated"
