@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +139,3 @@ def _read(tar: Path | None, member: Member) -> bytes:
     with tar.open("rb") as file:
         file.seek(member.offset)
         return file.read(member.size)
-
-
-def with_tar(member: Member, tar: str | None) -> dict[str, Any]:
-    """A member as the packing task wants it: with the part's tar where it lies in one."""
-    return {**replace(member).plain(), **({"tar": tar} if member.offset is not None else {})}

@@ -7,7 +7,7 @@ are read once and written once.
 
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
@@ -41,7 +41,7 @@ class Member:
     offset: int | None = None  # of those, in the part
 
     def plain(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -86,15 +86,17 @@ class ShardPlan:
         self._target = round(settings.target_mb * 1e6)
         self._output, self._roots = output, roots
         self._filling: dict[tuple[str, str | None], list[Kept]] = {}
+        self._bytes: defaultdict[tuple[str, str | None], int] = defaultdict(int)  # of what is being filled
         self._complete: defaultdict[tuple[str, str | None], list[Shard]] = defaultdict(list)
 
     def add(self, sample: Kept) -> Shard | None:
         """Returns the shard that this sample completed by no longer fitting into it."""
         group = (sample.source, sample.split)
         filling = self._filling.setdefault(group, [])
-        full = bool(filling) and sum(each.bytes for each in filling) + sample.bytes > self._target
+        full = bool(filling) and self._bytes[group] + sample.bytes > self._target
         shard = self._close(group) if full else None
         self._filling[group].append(sample)
+        self._bytes[group] += sample.bytes
         return shard
 
     def finish(self) -> list[Shard]:
@@ -110,7 +112,7 @@ class ShardPlan:
         content = [SHARD_VERSION, [[each.sample_id, each.payload_key] for each in samples]]
         names = sample_key(source), sample_key(split) if split else "all", f"{len(complete):06d}", stable_hash(content)[:8]
         complete.append(Shard(f"{'-'.join(names)}.tar", source, split, tuple(samples), self._output, self._roots[source]))
-        self._filling[group] = []
+        self._filling[group], self._bytes[group] = [], 0
         return complete[-1]
 
 
