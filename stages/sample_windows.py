@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.candidate import Candidate
-from schemas.frames import FrameIndex, Scene, SceneView
+from schemas.frames import Scene, SceneView
 from schemas.typed import bounded
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media
@@ -61,10 +61,13 @@ class WindowsConfig:
 
 
 class Windows(Sampler):
-    """Windows of a clip at a stated stride, and the side of the train/test split its video is on."""
+    """Windows of a clip at a stated stride, and the side of the train/test split its video is on.
+
+    A posed clip may be a stretch of a longer video (RealEstate10K); its windows lie between its first and last pose.
+    """
 
     name = "windows"
-    version = 1
+    version = 2
     needs = frozenset({"video"})
     provides = frozenset({"window"})
     Config = WindowsConfig
@@ -73,19 +76,20 @@ class Windows(Sampler):
     def sample(self, scene: Scene, seed: int) -> list[Child]:
         index = min((view.index for view in scene.views), key=len)
         times = [view.index.pts_ns for view in scene.views]
-        pts_ns = min(times, key=len)
-        if len(index) < 2:
-            return [self._refused(scene, index, Reason.BOUNDARY, f"{len(index)} frames make no window")]
+        clip = clip_frames(scene)
+        pts_ns = min(times, key=len)[clip.start : clip.stop]
+        if len(pts_ns) < 2:
+            return [self._refused(scene, clip, Reason.BOUNDARY, f"{len(pts_ns)} frames make no window")]
         interval_ns = float(np.median(np.diff(pts_ns)))
         step_ns = 1e9 / self.config.fps if self.config.fps is not None else interval_ns * (self.config.stride or 1)
         if self.config.fps is not None and float(index.fps) < self.config.fps * 0.99:
             why = f"the clip has {float(index.fps):.3f} frames a second, the recipe wants {self.config.fps:g}"
-            return [self._refused(scene, index, Reason.LOW_FPS, why)]
-        chosen = self._chosen(pts_ns, step_ns, interval_ns)
+            return [self._refused(scene, clip, Reason.LOW_FPS, why)]
+        chosen = [frames + clip.start for frames in self._chosen(pts_ns, step_ns, interval_ns)]
         if not chosen:
-            length = f"{len(index)} frames over {index.duration_s:.3f} s"
+            length = f"{len(pts_ns)} frames over {(int(pts_ns[-1] - pts_ns[0]) + interval_ns) / 1e9:.3f} s"
             why = f"{length}; a window takes {self.config.frames} frames {step_ns / 1e6:.3f} ms apart"
-            return [self._refused(scene, index, Reason.BOUNDARY, why)]
+            return [self._refused(scene, clip, Reason.BOUNDARY, why)]
         return [self._window(scene, times, number, chosen[number], step_ns) for number in self._drawn(len(chosen), seed)]
 
     def _chosen(self, pts_ns: Positions, step_ns: float, interval_ns: float) -> list[Positions]:
@@ -118,8 +122,8 @@ class Windows(Sampler):
         repeated = (Reason.UNEVEN_FRAME_RATE,) if (np.diff(frames) == 0).any() else ()
         return self._child(scene, number, frames, scores, {}, repeated)
 
-    def _refused(self, scene: Scene, index: FrameIndex, reason: Reason, why: str) -> Child:
-        return self._child(scene, 0, np.arange(min(len(index), self.config.frames)), {}, {"window": why}, (reason,))
+    def _refused(self, scene: Scene, clip: range, reason: Reason, why: str) -> Child:
+        return self._child(scene, 0, np.array(clip[: self.config.frames], np.int64), {}, {"window": why}, (reason,))
 
     def _child(
         self, scene: Scene, number: int, frames: Positions, scores: dict[str, float], notes: dict[str, str], reasons: tuple[Reason, ...]
@@ -142,6 +146,15 @@ class Windows(Sampler):
         if self.config.keep_official_split and candidate.split is not None:
             return candidate.split
         return video_split(video_id(candidate), self.config.test_fraction, self.config.split_seed)
+
+
+def clip_frames(scene: Scene) -> range:
+    """The frames that the clip is made of: those that every view has, from the first to the last pose where there are poses."""
+    first, stop = 0, min(len(view.index) for view in scene.views)
+    for view in scene.views:
+        if view.cameras is not None and len(posed := pose_frames(view)):
+            first, stop = max(first, int(posed[0])), min(stop, int(posed[-1]) + 1)
+    return range(first, max(first, stop))
 
 
 def video_id(candidate: Candidate) -> str:

@@ -20,7 +20,7 @@ MakeScene = Callable[..., Scene]
 
 
 def windows(scene: Scene, seed: int = 0, **settings: Any) -> list[Child]:
-    return Windows(build(WindowsConfig, settings, "x")).sample(scene, seed)
+    return Windows(build(WindowsConfig, settings, "x")).windows(scene, seed)
 
 
 def judged(child: Child, **settings: Any) -> list[Reason]:
@@ -111,13 +111,24 @@ def test_max_windows_draws_by_seed(make_scene: MakeScene) -> None:
     assert starts(some) != starts(windows(scene, seed=4, max_windows=5))
 
 
-def test_cameras_go_along_where_every_frame_has_one(make_scene: MakeScene, make_track: Callable[..., CameraTrack]) -> None:
-    track = make_track(np.stack([look_at((0.1 * i, 0, 0), (0.1 * i, 5.0, 0)) for i in range(40)]))
-    scene = make_scene(frames=100, cameras=[track], camera_frames=[np.arange(10, 50)], kind="posed_video")
-    (first, second, *_) = windows(scene, hop=12)
-    assert starts([first, second]) == [0, 12]
-    assert first.cameras is None  # frames 0 to 9 have no camera
-    assert second.cameras is not None and (second.cameras[0] == np.arange(2, 27)).all()
+def test_windows_of_a_posed_clip_lie_within_it(make_scene: MakeScene, make_track: Callable[..., CameraTrack]) -> None:
+    """A RealEstate10K clip is a stretch of a video: what lies around it may be another room, or another clip."""
+    track = make_track(np.stack([look_at((t / 40, 0, 2), (0, 0, 0), (0, 1, 0)) for t in range(60)]))
+    scene = make_scene(frames=100, cameras=[track], camera_frames=[np.arange(30, 90)], kind="posed_video")
+    children = windows(scene, frames=25)
+    assert [list(child.frames[0]) for child in children] == [list(range(30, 55)), list(range(55, 80))]
+    assert [child.cameras[0].tolist() for child in children if child.cameras] == [list(range(25)), list(range(25, 50))]
+    (refused,) = windows(scene, frames=61)
+    assert judged(refused) == [Reason.BOUNDARY] and list(refused.frames[0]) == list(range(30, 90))
+    assert "60 frames over 2.000 s" in refused.fields["notes"]["window"]
+
+
+def test_a_window_with_a_frame_without_pose_has_no_cameras(make_scene: MakeScene, make_track: Callable[..., CameraTrack]) -> None:
+    track = make_track(np.stack([look_at((t / 40, 0, 2), (0, 0, 0), (0, 1, 0)) for t in range(39)]))
+    posed = np.array([0, *range(12, 50)])
+    first, second = windows(make_scene(frames=100, cameras=[track], camera_frames=[posed], kind="posed_video"), frames=25)
+    assert first.cameras is None
+    assert second.cameras is not None and posed[second.cameras[0]].tolist() == list(second.frames[0]) == list(range(25, 50))
 
 
 def test_views_of_one_scene_are_cut_alike(make_scene: MakeScene) -> None:
