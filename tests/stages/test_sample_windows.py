@@ -20,7 +20,7 @@ MakeScene = Callable[..., Scene]
 
 
 def windows(scene: Scene, seed: int = 0, **settings: Any) -> list[Child]:
-    return Windows(build(WindowsConfig, settings, "x")).windows(scene, seed)
+    return Windows(build(WindowsConfig, settings, "x")).sample(scene, seed)
 
 
 def judged(child: Child, **settings: Any) -> list[Reason]:
