@@ -10,6 +10,7 @@ python -m pipeline.audit sql DIR "SELECT ..."     SQL over the tables samples, s
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,12 @@ exit codes: 0 fine, 1 something is wrong (verify, show: unknown id), 2 usage, or
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(OutputFolder(options.dir), options))
+        status = int(options.run(OutputFolder(options.dir), options))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, `head` say, has seen enough; Python would complain again when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
     except OutputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
