@@ -108,8 +108,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Choice:
-    """taken: groups to keep, in the order drawn. missed: for every angle bin without one, the best group there and how
-    many groups lie in the bin."""
+    """taken: groups to keep, in the order drawn. missed: for every angle bin that was searched and has none, the best
+    group there and how many groups lie in the bin; a bin whose turn never came is not missed."""
 
     taken: list[int]
     missed: dict[str, tuple[int, int]]
@@ -120,6 +120,7 @@ def choose(groups: Groups, wanted: Wanted, rng: np.random.Generator, measure: Ca
 
     Within a bin an angle is drawn evenly over what the bin's groups reach, then one of the groups near it, so that the
     many pairs with small angles do not crowd out the few with large ones. measure: a group's overlap on the full grid.
+    Groups are MIN_APART, but a bin that has no other group may take one that is nearer.
     """
     free = np.ones(len(groups), bool)
     if wanted.min_baseline is not None:
@@ -131,22 +132,25 @@ def choose(groups: Groups, wanted: Wanted, rng: np.random.Generator, measure: Ca
     in_bin = {name: (groups.angle >= low) & (groups.angle <= high) for name, (low, high) in ANGLE_BINS.items()}
     ends = frames[groups.members[:, [0, -1]]]
     apart = MIN_APART * max(int(groups.interval.max()), 1)
+    distinct = np.ones(len(groups), bool)
     taken: list[int] = []
     open_bins = list(ANGLE_BINS)
     while open_bins and len(taken) < wanted.groups:
         for name in list(open_bins):
             if len(taken) == wanted.groups:
                 break
-            pick = _draw(groups, in_bin[name], free, wanted.min_overlap, rng, measure)
+            pick = _draw(groups, in_bin[name] & distinct, free, wanted.min_overlap, rng, measure)
+            if pick is None and not in_bin[name][taken].any():
+                pick = _draw(groups, in_bin[name] & ~distinct, free, wanted.min_overlap, rng, measure)
             if pick is None:
                 open_bins.remove(name)
                 continue
             taken.append(pick)
-            free &= np.abs(ends - ends[pick]).max(axis=1) >= apart
+            distinct &= np.abs(ends - ends[pick]).max(axis=1) >= apart
             free[pick] = False
-    covered = {name for name in ANGLE_BINS if in_bin[name][taken].any()}
-    missed = {name: (_best(groups, in_bin[name], *ANGLE_BINS[name]), int(in_bin[name].sum())) for name in ANGLE_BINS if name not in covered}
-    return Choice(taken, missed)
+    searched = [name for name in ANGLE_BINS if name not in open_bins]
+    missed = [name for name in searched if not in_bin[name][taken].any()]
+    return Choice(taken, {name: (_best(groups, in_bin[name], *ANGLE_BINS[name]), int(in_bin[name].sum())) for name in missed})
 
 
 def _draw(

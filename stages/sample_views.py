@@ -232,12 +232,13 @@ class CameraPath:
 class ViewGroups(Sampler):
     """Groups that cover the angle bins as far as overlap allows.
 
-    A bin that no group reaches becomes one refused child that holds the nearest miss and says what it lacks; the places
-    it would have taken go to the other bins, and every group's notes say so.
+    A bin that was searched and that no group reaches becomes one refused child that holds the nearest miss and says what
+    it lacks; the places it would have taken go to the other bins, and every group's notes say so. Where `groups` is too
+    small for every bin to have its turn, nothing is said of those without.
     """
 
     name = "view_groups"
-    version = 1
+    version = 2
     needs = frozenset({"video", "cameras"})
     provides = frozenset({"view_group", "pairs"})
     Config = ViewGroupsConfig

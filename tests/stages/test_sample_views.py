@@ -203,6 +203,23 @@ class TestViewGroups:
         assert "no group at 60-120 degrees; the largest angle taken is" in kept(children)[0].fields["notes"]["angle_fallback"]
         assert len({child.suffix for child in children}) == 6
 
+    @pytest.mark.parametrize("wanted", [1, 2])
+    def test_a_bin_whose_turn_never_came_has_no_verdict(self, make_scene: MakeScene, make_track: MakeTrack, wanted: int) -> None:
+        """`groups` ends the search before all bins had their turn; six groups do cover every one of them."""
+        scene = make_scene(frames=120, cameras=[make_track(orbit(120, 130), fov_deg=80)], kind="posed_video")
+        for seed in range(10):
+            children = groups(scene, seed, groups=wanted)
+            assert len(children) == len(kept(children)) == wanted
+            assert all("angle_fallback" not in child.fields["notes"] for child in children)
+
+    def test_a_group_near_another_bin_s_still_covers_its_own(self, make_scene: MakeScene, make_track: MakeTrack) -> None:
+        """101 poses over 61 degrees: all groups of 60 degrees or more lie at the two ends, next to others just below."""
+        scene = make_scene(frames=101, cameras=[make_track(orbit(101, 61), fov_deg=80)], kind="posed_video")
+        for seed in range(20):
+            children = groups(scene, seed)
+            assert [child.reasons for child in children] == [()] * 6
+            assert max(child.scores["angle_deg"] for child in children) >= 60
+
     def test_large_angles_without_overlap_are_refused_for_both(self, make_scene: MakeScene, make_track: MakeTrack) -> None:
         scene = make_scene(frames=100, cameras=[make_track(pan(100, 120))], kind="posed_video")
         stage = ViewGroups(ViewGroupsConfig(min_baseline=None))
