@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from schemas.camera import Array, CameraTrack, from_unreal, intrinsics
+from schemas.camera import Array, CameraTrack, check_poses, from_unreal, intrinsics
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
 from schemas.frames import Scene, SceneView
 from schemas.typed import bounded
@@ -104,6 +104,8 @@ class SynCamVideo(Ingest):
         poses, cameras = _v1_poses(root, candidate) if version == "v1" else _v2_poses(root, candidate)
         names = [view.view_id for view in candidate.views]
         match_names(names, list(poses))
+        for c2w in poses.values():
+            check_poses(c2w)  # the centre below is solved for, which NaN would not survive
         centre = common_centre(np.concatenate(list(poses.values())), CENTRE_WITHIN_DEG)
         notes: dict[str, str] = {}
         views = []
