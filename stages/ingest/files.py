@@ -20,6 +20,7 @@ MAX_SIDECAR_BYTES = 64 * 2**20  # the largest published camera file (81 frames x
 MAX_CAPTION_BYTES = 64 * 2**10
 
 _DIGITS = re.compile(r"([0-9]+)")
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of pairs that stand for no byte of a file name
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
@@ -70,8 +71,10 @@ def media_file(root: Path, path: Path) -> MediaFile:
 
 
 def printable(name: str) -> str:
-    """`name` with bytes that are not UTF-8 (surrogates from the file system) spelled out, so that tables can hold it."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """`name` with what is no text spelled out, so that tables can hold it: bytes of file names that are not UTF-8 as \\xff,
+    lone surrogates (JSON's and pickle's escapes can write them) as \\ud800."""
+    spelled = _NO_BYTE.sub(lambda match: f"\\u{ord(match[0]):04x}", name)
+    return spelled.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def relative_name(root: Path, path: Path) -> str:
@@ -94,15 +97,19 @@ def read_text(root: Path, file: MediaFile, max_bytes: int = MAX_SIDECAR_BYTES) -
 
 
 def read_json(root: Path, file: MediaFile) -> Any:
-    """A JSON side-car. Raises CandidateError(E_CAMERA) where it is broken or names a key twice, else as `read_text`."""
+    """A JSON side-car; names and strings in its objects are `printable`, as they end up in ids, notes and messages.
+
+    Raises CandidateError(E_CAMERA) where it is broken or names a key twice, else as `read_text`.
+    """
     text = read_text(root, file)
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise CandidateError(Reason.E_CAMERA, f"{file.path} is not valid JSON: {error}") from None
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    pairs = [(printable(name), printable(value) if isinstance(value, str) else value) for name, value in pairs]
     made = dict(pairs)
     if len(made) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
@@ -135,7 +142,10 @@ def read_caption_csv(path: Path) -> list[CsvRow]:
 
 
 def unique(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-    """The candidates, each with an id of its own: one whose id is taken gets "#2" (3, ...) and the error E_DUPLICATE."""
+    """The candidates, each with an id of its own: one whose id is taken gets "#2" (3, ...) and the error E_DUPLICATE.
+
+    Ids, attributes and messages are `printable` after this, whatever the dataset calls its clips.
+    """
     taken: set[str] = set()
     for candidate in candidates:
         original = printable(candidate.candidate_id)
@@ -144,8 +154,8 @@ def unique(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
             number += 1
             name = f"{original}#{number}"
         taken.add(name)
-        candidate = replace(candidate, candidate_id=name)
+        error = candidate.error and (candidate.error[0], printable(candidate.error[1]))
         if number > 1:
-            message = f"the id {original!r} is taken by an earlier candidate of this source; ids must be unique"
-            candidate = replace(candidate, error=(Reason.E_DUPLICATE, message))
-        yield candidate
+            error = (Reason.E_DUPLICATE, f"the id {original!r} is taken by an earlier candidate of this source; ids must be unique")
+        attrs = {key: printable(value) if isinstance(value, str) else value for key, value in candidate.attrs.items()}
+        yield replace(candidate, candidate_id=name, attrs=attrs, error=error)

@@ -139,6 +139,18 @@ def test_torch_chunks(tmp_path: Path, ingest, load) -> None:
         assert caught.value.reason is reason
 
 
+def test_chunk_keys_that_are_no_text_are_spelled_out(tmp_path: Path, ingest) -> None:
+    torch = pytest.importorskip("torch")
+    (tmp_path / "test").mkdir()
+    torch.save([{"key": "a\ud800"}, {"key": "\udcff"}, {"key": "a\\ud800"}], tmp_path / "test" / "000000.torch")
+    found = list(ingest("realestate10k").discover(tmp_path))
+    assert [each.candidate_id for each in found] == ["test/a\\ud800", "test/\\xff", "test/a\\ud800#2"]
+    assert [each.error and each.error[0] for each in found] == [None, None, Reason.E_DUPLICATE]
+    for each in found:
+        assert each.identity() and each.key and repr((each.attrs, each.error)).encode("utf-8")
+        assert str(each.attrs["video_id"]).encode("utf-8")
+
+
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [

@@ -7,9 +7,12 @@ import av
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.camera import look_at
 from schemas.verdict import CandidateError, Reason
+from stages.ingest.files import printable
 
 EYES = {"left": (-1.5, -4.0, 1.2), "right": (2.0, -3.0, 1.5)}
 TARGET = (0.0, 0.0, 1.0)
@@ -133,6 +136,53 @@ def test_what_is_wrong_is_said(scene, ingest, load, document, reason, said) -> N
     with pytest.raises(CandidateError, match=said) as caught:
         load_only(ingest("rig"), scene(document), load)
     assert caught.value.reason is reason
+
+
+HALF = "\ud800"  # json.dumps writes it as an escape, which json.loads takes for half of a surrogate pair
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        rig(cameras={HALF: camera("left"), "right": camera("right")}),
+        rig(cameras={"left": camera("left", video=f"{HALF}.mp4"), "right": camera("right")}),
+        rig(cameras={"left": camera("left"), HALF: camera("right", fx="wide")}),
+        rig(cameras={"left": camera("left"), HALF: camera("right", width=0)}),
+        rig(cameras={"left": camera("left"), HALF: camera("right", lens=1)}),
+        rig(cameras={"left": camera("left"), HALF: 5}),
+        rig(units=HALF),
+        rig(up=[HALF, "\udcff", 1]),
+        rig(**{HALF: 1}),
+    ],
+)
+def test_names_that_are_no_text_leave_messages_that_are(scene, ingest, load, document) -> None:
+    with pytest.raises(CandidateError) as caught:
+        load_only(ingest("rig"), scene(document), load)
+    assert "\\ud800" in caught.value.message.encode("utf-8").decode()
+
+
+def test_a_camera_whose_name_is_no_text_goes_with_the_video_it_names(scene, ingest, load) -> None:
+    document = rig(cameras={HALF: camera("left", video="left.mp4"), "right": camera("right")})
+    assert [view.view_id for view in load_only(ingest("rig"), scene(document), load).views] == ["left", "right"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("café\U0001f600", "café\U0001f600"),
+        ("\udcff.mp4", "\\xff.mp4"),
+        ("a\ud800b", "a\\ud800b"),
+        ("\udc7f\udd00\udfff", "\\udc7f\\udd00\\udfff"),
+    ],
+)
+def test_printable_spells_out_what_is_no_text(name: str, text: str) -> None:
+    assert printable(name) == text
+
+
+@given(st.text(st.characters() | st.characters(categories=["Cs"])))
+def test_printable_is_always_text_and_settles(name: str) -> None:
+    spelled = printable(name)
+    assert spelled.encode("utf-8").decode("utf-8") == spelled == printable(spelled)
 
 
 @pytest.mark.parametrize(
