@@ -67,7 +67,7 @@ class Windows(Sampler):
     """
 
     name = "windows"
-    version = 2
+    version = 3
     needs = frozenset({"video"})
     provides = frozenset({"window"})
     Config = WindowsConfig
@@ -101,9 +101,15 @@ class Windows(Sampler):
             return [start + stride * np.arange(frames, dtype=np.int64) for start in starts]
         last_ns = pts_ns[-1] + interval_ns / 2
         begin_ns = np.arange(pts_ns[0], last_ns - (frames - 1) * step_ns, hop * step_ns)
-        starts_ns = pts_ns[nearest(pts_ns, begin_ns)]
-        wanted = starts_ns[:, None] + step_ns * np.arange(frames)
-        return [nearest(pts_ns, each) for each in wanted if each[-1] < last_ns]
+        chosen: list[Positions] = []
+        # Begins that lie in a gap all go to the frame before or after it: one window each, and the next begins after that.
+        for start in np.unique(nearest(pts_ns, begin_ns)).tolist():
+            if chosen and hop >= frames:
+                start = max(start, int(chosen[-1][-1]) + 1)
+            if start >= len(pts_ns) or pts_ns[start] + step_ns * (frames - 1) >= last_ns:
+                break
+            chosen.append(nearest(pts_ns, pts_ns[start] + step_ns * np.arange(frames)))
+        return chosen
 
     def _drawn(self, count: int, seed: int) -> list[int]:
         wanted = self.config.max_windows

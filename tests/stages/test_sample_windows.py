@@ -1,6 +1,7 @@
 """Windows for in-betweening: which frames, which side of the split, and how far their ends differ."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,29 @@ def test_a_gap_shows_as_a_repeated_frame_and_is_refused(make_scene: MakeScene) -
     times = np.delete(times, slice(20, 40))
     first = windows(make_scene([times]), fps=15.0, max_time_error_ms=None)[0]
     assert (np.diff(first.frames[0]) == 0).any() and first.reasons == (Reason.UNEVEN_FRAME_RATE,)
+
+
+@pytest.mark.parametrize("gap", [(100, 400), (100, 413), (130, 300), (10, 60)])
+@pytest.mark.parametrize("hop", [None, 5])
+def test_begins_in_a_gap_make_no_window_twice(make_scene: MakeScene, gap: tuple[int, int], hop: int | None) -> None:
+    """Every begin in the gap is nearest to the frame before or the frame after it."""
+    times = np.delete(np.arange(700), slice(*gap)) / 30
+    children = windows(make_scene([times]), fps=15.0, hop=hop)
+    taken = [tuple(child.frames[0].tolist()) for child in children]
+    assert len(set(taken)) == len(taken) and starts(children) == sorted(set(starts(children)))
+    if hop is None:  # then no frame is in two windows either, and the footage after the gap is used up
+        assert all(before[-1] < after[0] for before, after in pairwise(taken))
+        assert len(times) - 1 - taken[-1][-1] < 2 * 25
+    assert any(judged(child, fps=15.0) == [] and child.frames[0][0] >= gap[0] for child in children)
+
+
+def test_windows_without_overlap_share_no_frame_whatever_the_timestamps(make_scene: MakeScene) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        times = np.cumsum(rng.uniform(0.001, 0.3, size=120) * rng.choice([1, 1, 1, 20], size=120))
+        mean_fps = 119 / (times[-1] - times[0])
+        taken = [child.frames[0] for child in windows(make_scene([times]), frames=5, fps=mean_fps * rng.uniform(0.2, 1.0))]
+        assert all(before[-1] < after[0] for before, after in pairwise(taken))
 
 
 def test_a_clip_that_is_too_short_is_one_refused_row(make_scene: MakeScene) -> None:
