@@ -106,7 +106,9 @@ def in_turns(ours: Callable[[], None], baseline: Callable[[], None], repeats: in
     return statistics.median(times[0][1:]), statistics.median(times[1][1:])
 
 
-def bench_run(work: Path, footage: Path, stages: list[dict[str, object]], bare: Callable[[tuple[str, str]], None], repeats: int) -> tuple[float, float]:
+def bench_run(
+    work: Path, footage: Path, stages: list[dict[str, object]], bare: Callable[[tuple[str, str]], None], repeats: int
+) -> tuple[float, float]:
     videos = sorted(footage.rglob("*.mp4"))
     executor = make_executor("process", 2)
     with get_context("spawn").Pool(2) as pool:
@@ -151,7 +153,9 @@ def bench_shards(work: Path, footage: Path, repeats: int) -> tuple[float, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.curation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.curation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scenes", type=int, default=96)
     parser.add_argument("--cameras", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
@@ -166,12 +170,27 @@ def main() -> None:
         decoded = len(list(few.rglob("*.mp4")))
         rows = []
         ours, bare = bench_run(work, footage, COPY_STAGES, index_hash_copy, options.repeats)
-        rows.append(("curate without re-encoding", f"{size / ours:.0f} MB/s", "index, hash, copy", f"{size / bare:.0f} MB/s", bare / ours, 0.8))
+        rows.append(
+            ("curate without re-encoding", f"{size / ours:.0f} MB/s", "index, hash, copy", f"{size / bare:.0f} MB/s", bare / ours, 0.8)
+        )
         ours, bare = bench_run(work, few, DECODE_STAGES, decode, options.repeats)
-        rows.append(("curate, every frame decoded", f"{decoded * 81 / ours:.0f} f/s", "decode alone", f"{decoded * 81 / bare:.0f} f/s", bare / ours, 0.8))
+        rows.append(
+            (
+                "curate, every frame decoded",
+                f"{decoded * 81 / ours:.0f} f/s",
+                "decode alone",
+                f"{decoded * 81 / bare:.0f} f/s",
+                bare / ours,
+                0.8,
+            )
+        )
         ours, bare = bench_shards(work, footage, options.repeats)
-        rows.append(("write shards, sha256, fsync", f"{size / ours:.0f} MB/s", "cp + sync + sha256sum", f"{size / bare:.0f} MB/s", bare / ours, 0.5))
-        print(f"{options.scenes} scenes of {options.cameras} videos, {videos} videos, {size:.0f} MB; decode: {decoded} videos of 81 frames, 1280x1280")
+        rows.append(
+            ("write shards, sha256, fsync", f"{size / ours:.0f} MB/s", "cp + sync + sha256sum", f"{size / bare:.0f} MB/s", bare / ours, 0.5)
+        )
+        print(
+            f"{options.scenes} scenes of {options.cameras} videos, {videos} videos, {size:.0f} MB; decode: {decoded} videos of 81 frames, 1280x1280"
+        )
         print_table(rows)
 
 

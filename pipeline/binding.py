@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pipeline.payload import PAYLOAD_VERSION
 from pipeline.store import stable_hash
 from schemas.recipe import Encode, MediaLimits, Recipe, SourceSpec, parse_recipe
 from schemas.scores import SCORES
@@ -59,18 +60,17 @@ class Source:
     def key_parts(self) -> dict[str, Any]:
         """Everything about this source that its units' results depend on, apart from the candidates themselves."""
         return {
-            "ingest": self.spec.ingest,
-            "options": to_plain(self.spec.options),
+            "ingest": self.ingest_key(),
             "license": self.spec.license,
             "splits": to_plain(self.spec.splits),
-            "payload": to_plain(self.spec.payload),
+            "payload": {"version": PAYLOAD_VERSION, **to_plain(self.spec.payload)},
             "exhaustive": self.spec.exhaustive,
             "keep_rejected": self.keep_rejected,
             "seed": self.seed,
             "media": to_plain(self.media),
             "stages": [
                 {
-                    "name": stage.name,
+                    "name": class_name(stage),
                     "version": stage.version,
                     "settings": stage.compute_settings(),
                     "limits": {limit.key: limit.value for limit in stage.limits()},
@@ -79,10 +79,21 @@ class Source:
             ],
         }
 
+    def ingest_key(self) -> dict[str, Any]:
+        """What the ingest's results depend on: which one, its version, and its options with their defaults filled in."""
+        return {"name": class_name(self.ingest), "version": self.ingest.version, "options": to_plain(self.ingest.options)}
+
     def compute_hash(self) -> str:
         """Of everything but decisions: what a candidate that killed its worker is remembered under."""
         parts = self.key_parts()
         return stable_hash({**parts, "stages": [{**each, "limits": None} for each in parts["stages"]]})
+
+
+def class_name(found: Ingest | Stage) -> str:
+    """Shipped ones by their name in recipes, a user's own by module and class: two of them may share a name."""
+    kind = type(found)
+    name = found.format if isinstance(found, Ingest) else found.name
+    return name if kind.__module__.startswith("stages.") else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _find(name: str, known: Mapping[str, type[_T]], base: Any, where: str, what: str) -> type[_T]:

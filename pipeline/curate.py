@@ -84,8 +84,10 @@ def _settings(options: argparse.Namespace) -> Settings:
             print(f"source {name!r} is left out: no --input {name}=PATH", file=sys.stderr)
     output = Path(options.output).resolve()
     for name, root in roots.items():
-        if output == root or (root in output.parents and root.is_dir()):
+        if output == root or root in output.parents:
             raise ValueError(f"--output {options.output} lies inside the input of {name!r}; it would be read as footage")
+        if output in root.parents:
+            raise ValueError(f"the input of {name!r} lies inside --output {options.output}, which the run keeps in order; name another")
     sources = bind(recipe, options.seed)
     return Settings(
         recipe=recipe,
@@ -145,7 +147,7 @@ def _close(settings: Settings, result: Result, report: Path | None) -> int:
     if report is not None:
         print(f"report: {report}")
     if result.over_budget:
-        share = f"{totals.errors} of {totals.candidates} candidates ({totals.errors / max(totals.candidates, 1):.1%})"
+        share = f"{totals.errors} of {totals.judged} samples ({totals.errors / max(totals.judged, 1):.1%})"
         print(f"{share} are errors, more than --error-budget {settings.error_budget:.1%}", file=sys.stderr)
         return OVER_BUDGET
     return DONE

@@ -2,24 +2,25 @@
 
 import time
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pipeline.binding import Source
+from pipeline.binding import Source, class_name
 from pipeline.parts import MemberStore, members_to_json
 from pipeline.payload import PAYLOAD_VERSION, describe, make_members
 from pipeline.rows import Row, child_fields, child_to_plain, scene_fields
 from pipeline.steps import StepStore, step_key
-from schemas.candidate import Candidate, sample_key
+from schemas.candidate import Candidate, child_key
 from schemas.frames import Scene
+from schemas.scores import SCORES
 from schemas.typed import to_plain
 from schemas.verdict import CandidateError, Reason
-from stages.media import Media
+from stages.media import Media, SandboxError
 from stages.stage import Findings, Item, Sampler, Scorer, Tier
 
 INGEST_VERSION = 1
@@ -49,7 +50,9 @@ class Examiner:
             with self._guard(row, self.source.sampler.name if self.source.sampler else "ingest"):
                 rows += self._run_stages(row, lazy)
         records = self._finish(rows, lazy)
-        records[0]["features"] = self.store.take()
+        features = self.store.take(row.sample_id)
+        if self.source.keep_rejected != "none" or any(each.clean for each in rows):
+            records[0]["features"] = features
         return records
 
     def exclude(self, candidate: Candidate, reason: Reason, message: str) -> list[dict[str, Any]]:
@@ -66,8 +69,8 @@ class Examiner:
         splits = self.source.spec.splits
         if splits is not None and candidate.split is not None and candidate.split not in splits:
             raise CandidateError(Reason.SPLIT_EXCLUDED, f"split {candidate.split!r} is not among the recipe's {list(splits)}")
-        settings = {"options": to_plain(self.source.ingest.options), "media": to_plain(self.source.media)}
-        key = step_key(f"ingest:{self.source.spec.ingest}", INGEST_VERSION, settings, candidate.identity())
+        settings = {**self.source.ingest_key(), "media": to_plain(self.source.media)}
+        key = step_key("ingest", INGEST_VERSION, settings, candidate.identity())
         row.step_keys["ingest"] = key
         with self._timed("ingest"):
             row.add({}, self.store.get(key, lambda: scene_fields(lazy.get())))
@@ -90,12 +93,17 @@ class Examiner:
 
     def _sample(self, stage: Sampler, row: Row, lazy: "_LazyScene") -> list[Row]:
         candidate, seed = row.candidate, self.source.seed
-        key = step_key(stage.name, stage.version, {**stage.compute_settings(), "seed": seed}, candidate.identity())
+        key = step_key(class_name(stage), stage.version, {**stage.compute_settings(), "seed": seed}, row.identity())
         row.step_keys[stage.name] = key
 
         def compute() -> list[dict[str, Any]]:
             scene = lazy.get()
-            return [child_to_plain(child, scene) for child in stage.sample(scene, _mix(seed, candidate))]
+            children = stage.sample(scene, _mix(seed, candidate))
+            suffixes = Counter(child.suffix for child in children)
+            if suffixes and max(suffixes.values()) > 1:
+                twice = suffixes.most_common(1)[0][0]
+                raise ValueError(f"{stage.name} gave several children the suffix {twice!r}; suffixes must be unique")
+            return [child_to_plain(child, scene) for child in children]
 
         with self._timed(stage.name):
             children = [self._child(row, plain) for plain in self.store.get(key, compute)]
@@ -108,7 +116,7 @@ class Examiner:
 
     def _child(self, row: Row, plain: dict[str, Any]) -> Row:
         candidate = row.candidate
-        sample_id = sample_key(candidate.source, candidate.candidate_id, plain["suffix"])
+        sample_id = child_key(row.sample_id, plain["suffix"])
         child = Row(sample_id, candidate, plain["kind"], parent_id=row.sample_id, plain=plain)
         child.fields["notes"] = row.fields.get("notes", {})
         child.fields["caption"] = self.captions.get(sample_id, row.fields["caption"])
@@ -124,11 +132,14 @@ class Examiner:
             row.stopped_at = row.stopped_at or stage.name
             return
         settings = {**stage.compute_settings(), "media": to_plain(self.source.media)}
-        key = step_key(stage.name, stage.version, settings, row.identity())
+        key = step_key(class_name(stage), stage.version, settings, row.identity())
         row.step_keys[stage.name] = key
 
         def compute() -> dict[str, Any]:
             found: Findings = stage.score(Item(row.sample_id, row.kind, lazy.get(), row.child), self.media)
+            unknown = sorted(set(found.scores) - set(SCORES))
+            if unknown:
+                raise ValueError(f"{stage.name} gave the scores {unknown}, which schemas.scores does not list")
             return {"scores": dict(found.scores), "fields": dict(found.fields)}
 
         with self._guard(row, stage.name), self._timed(stage.name):
@@ -142,15 +153,25 @@ class Examiner:
         """Payload of what is kept, and every row as a record."""
         for row in rows:
             if row.is_sample and row.error_message is None and (row.clean or self.source.keep_rejected == "payload"):
-                with self._guard(row, "payload"), self._timed("payload"):
+                # What is rejected anyway does not become an error because its payload cannot be made.
+                blamed = row if row.clean else replace(row, reasons=[])
+                with self._guard(blamed, "payload"), self._timed("payload"):
                     self._pack(row, lazy)
+                if blamed is not row and blamed.error_message is not None:
+                    row.add({}, {"notes": {"payload": f"not stored: {blamed.error_message}"}})
         return [row.record(self.source.spec.license, self.unit) for row in rows]
 
     def _pack(self, row: Row, lazy: "_LazyScene") -> None:
         record = row.record(self.source.spec.license, self.unit)
         caption = row.fields["caption"]
         described = {name: record[name] for name in ("split", "license", "angle_bins", "pairs", "notes")}
-        settings = {"payload": to_plain(self.source.spec.payload), "caption": caption, "described": described}
+        settings = {
+            "payload": to_plain(self.source.spec.payload),
+            "sample_id": row.sample_id,
+            "caption": caption,
+            "described": described,
+            "media": to_plain(self.source.media),
+        }
         row.payload_key = step_key("payload", PAYLOAD_VERSION, settings, row.identity())
         members = self.parts.reuse(row.payload_key)
         if members is None:
@@ -165,6 +186,8 @@ class Examiner:
             yield
         except CandidateError as error:
             row.fail(error, stage)
+        except SandboxError as error:  # its message is a traceback from the child; the last line says what
+            row.fail(CandidateError(Reason.E_STAGE, str(error).strip().splitlines()[-1]), stage)
         except OSError as error:
             row.fail(CandidateError(Reason.E_IO, f"{type(error).__name__}: {error}"), stage)
         except Exception as error:

@@ -83,6 +83,10 @@ def describe_plan(settings: Settings, prepared: Prepared) -> list[str]:
             lines.append(f"  {stage.name} v{stage.version}, {stage.tier.name.lower()} tier{f': {limits}' if limits else ''}")
         if source.spec.target_count is not None:
             lines.append(f"  best {source.spec.target_count} by {source.spec.best_by}")
+    if prepared.gone:
+        lines.append(f"{prepared.gone} candidates of the plan are no longer in the input; they would leave the manifest")
+    if prepared.unused_captions:
+        lines.append(f"{prepared.unused_captions} captions name no sample")
     lines += [f"candidate in error: {each.candidate_id}: {each.error[0]}: {each.error[1]}" for each in _broken(prepared)[:_SHOWN]]
     return [*lines, "dry run: nothing was written"]
 

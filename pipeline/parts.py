@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.payload import Bytes, Member
 from pipeline.rows import PART
 from pipeline.steps import StepStore
-from pipeline.store import TEMPORARY, write_table
+from pipeline.store import TEMPORARY, sync_folder, write_table
 from pipeline.tar import TarWriter
 
 _NAME = re.compile(r"(u\d{6,})-([0-9a-f]{16})\.parquet")
@@ -89,9 +90,9 @@ class MemberStore:
         part = open_part(path)
         meta = meta_of(part)
         tar = self._folder / meta["tar"] if meta["tar"] else None
-        for row in part.read(columns=["features", "payload_key", "members"]).to_pylist():
+        for row in part.read(columns=["sample_id", "features", "payload_key", "members"]).to_pylist():
             if row["features"]:
-                store.add_known(row["features"])
+                store.learn(row["sample_id"], row["features"])
             if row["payload_key"] and row["members"]:
                 self._known[row["payload_key"]] = (tar, members_from_json(row["members"]))
         return meta
@@ -102,7 +103,10 @@ class MemberStore:
         if known is None:
             return None
         tar, members = known
-        return [self._write(member.name, _read(tar, member)) if member.offset is not None else member for member in members]
+        data = [None if member.offset is None else _read(tar, member) for member in members]
+        if any(each is not None and sha256(each).hexdigest() != member.sha256 for each, member in zip(data, members, strict=True)):
+            return None  # damaged since it was written: it is made again
+        return [member if each is None else self._write(member.name, each) for each, member in zip(data, members, strict=True)]
 
     def add(self, members: Iterable[Member | Bytes]) -> list[Member]:
         return [self._write(member.name, member.data) if isinstance(member, Bytes) else member for member in members]
@@ -124,6 +128,7 @@ class MemberStore:
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._temporary, self._folder / name)
+        sync_folder(self._folder)
         self._tar = self._file = None
         return name
 

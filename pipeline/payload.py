@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.tar import MAX_MEMBER
 from schemas.camera import CameraTrack
 from schemas.candidate import MediaFile
 from schemas.frames import Scene, SceneView
@@ -90,6 +91,10 @@ def _view_member(
 
 
 def _copied(name: str, file: MediaFile) -> Member:
+    if file.size > MAX_MEMBER:
+        raise CandidateError(
+            Reason.E_TOO_BIG, f"{file.path} has {file.size} bytes, a shard member may have {MAX_MEMBER}; re-encode it (payload.video)"
+        )
     suffix = PurePosixPath(file.path).suffix.lower()
     return Member(f"{name}{suffix if suffix in _SUFFIXES else '.mp4'}", file.size, file.path, file.mtime_ns)
 

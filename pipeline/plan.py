@@ -5,8 +5,10 @@ names and their candidates, so nothing that was done is done again.
 """
 
 import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 from pipeline.binding import Source
 from pipeline.store import write_bytes
 from pipeline.unit import Unit
-from schemas.candidate import Candidate
+from schemas.candidate import CHILD, Candidate
 
 
 class PlanError(ValueError):
@@ -31,26 +33,39 @@ class Planned:
 
 
 def discover(
-    source: Source, root: Path, limit: int | None, captions: Mapping[str, str], progress: Callable[[int], None] = lambda n: None
+    source: Source,
+    root: Path,
+    limit: int | None,
+    held: Collection[str],
+    captions: Mapping[str, str],
+    progress: Callable[[int], None] = lambda n: None,
 ) -> list[Candidate]:
     """The source's candidates in their fixed order, under the recipe's name for it, with the caller's captions.
 
-    Raises FileNotFoundError or ValueError when the folder as a whole is not this layout.
+    limit: no more than so many; those that the plan already holds (`held`, ids) come first, so that footage which is
+    new and sorts before them drops none. Raises FileNotFoundError or ValueError when the folder as a whole is not this
+    layout, and ValueError for an ingest that gives two candidates the same id.
     """
-    found = []
-    for candidate in islice(source.ingest.discover(root), limit):
+    found: dict[str, Candidate] = {}
+    for candidate in islice(source.ingest.discover(root), None if held else limit):
         candidate = replace(candidate, source=source.name)
         text = captions.get(candidate.key)
-        found.append(candidate if text is None else replace(candidate, caption=text))
+        if candidate.candidate_id in found:
+            raise ValueError(f"{type(source.ingest).__name__} gave two candidates the id {candidate.candidate_id!r}; ids must be unique")
+        found[candidate.candidate_id] = candidate if text is None else replace(candidate, caption=text)
         progress(len(found))
-    return found
+    if limit is None or not held:
+        return list(found.values())
+    room = max(limit - sum(name in found for name in held), 0)
+    fresh = set(islice((name for name in found if name not in held), room))
+    return [candidate for name, candidate in found.items() if name in held or name in fresh]
 
 
 def read_plan(output: Path) -> list[Planned]:
     """Every planned unit, in order."""
     planned = []
     for path in sorted((output / "plan").glob("batch-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="ascii").split("\n")[:-1]:
             entry = json.loads(line)
             planned.append(Planned(entry["unit"], entry["source"], tuple(entry["candidates"])))
     return planned
@@ -73,10 +88,8 @@ def append_plan(output: Path, new: list[Planned]) -> None:
     if not new:
         return
     batch = len(list((output / "plan").glob("batch-*.jsonl")))
-    lines = "".join(
-        json.dumps({"unit": each.unit, "source": each.source, "candidates": each.candidates}, ensure_ascii=False) + "\n" for each in new
-    )
-    write_bytes(output / "plan" / f"batch-{batch:06d}.jsonl", lines.encode("utf-8", "surrogateescape"))
+    lines = "".join(json.dumps({"unit": each.unit, "source": each.source, "candidates": each.candidates}) + "\n" for each in new)
+    write_bytes(output / "plan" / f"batch-{batch:06d}.jsonl", lines.encode("ascii"))
 
 
 def check_sources(planned: list[Planned], found: Mapping[str, list[Candidate]], limit: int | None) -> None:
@@ -106,6 +119,7 @@ def make_units(
 ) -> tuple[list[Unit], int]:
     """The plan's units with what is now known of their candidates, and how many candidates are no longer there."""
     by_id = {(name, candidate.candidate_id): candidate for name, candidates in found.items() for candidate in candidates}
+    children = child_captions(captions)
     units, gone = [], 0
     for each in planned:
         present = tuple(by_id[each.source, name] for name in each.candidates if (each.source, name) in by_id)
@@ -117,19 +131,25 @@ def make_units(
                 root=roots[each.source],
                 output=output,
                 candidates=present,
-                captions=_captions_of(present, captions),
+                captions=dict(sorted(each for candidate in present for each in children.get(candidate.key, {}).items())),
                 earlier=tuple(sorted(earlier.get(each.unit, ()))),
             )
         )
     return units, gone
 
 
-def _captions_of(candidates: Iterable[Candidate], captions: Mapping[str, str]) -> dict[str, str]:
-    """Captions of the children of these candidates: keys that begin with a candidate's key and the joiner."""
-    if not captions:
-        return {}
-    heads = tuple(f"{candidate.key}_-" for candidate in candidates)
-    return {key: text for key, text in sorted(captions.items()) if key.startswith(heads)}
+def child_captions(captions: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Captions by the key of the candidate that they would be children of: a child's key is its parent's and a suffix."""
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for key, text in captions.items():
+        found[key.rpartition(CHILD)[0]][key] = text
+    return found
+
+
+def unused_captions(captions: Mapping[str, str], found: Mapping[str, list[Candidate]]) -> int:
+    """How many captions name neither a candidate nor what could be a child of one."""
+    keys = {candidate.key for candidates in found.values() for candidate in candidates}
+    return sum(key not in keys and key.rpartition(CHILD)[0] not in keys for key in captions)
 
 
 def read_captions(path: Path) -> dict[str, str]:
@@ -137,16 +157,22 @@ def read_captions(path: Path) -> dict[str, str]:
 
     Raises ValueError that names the line.
     """
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        return _captions_in(path, path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _captions_in(path: Path, text: str) -> dict[str, str]:
     if path.suffix == ".json":
         document = json.loads(text)
         if not isinstance(document, dict) or not all(isinstance(each, str) for each in document.values()):
             raise ValueError(f"{path}: expected one JSON object of sample id to text")
         return document
     if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     elif path.suffix == ".csv":
-        rows = list(csv.DictReader(text.splitlines()))
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     else:
         raise ValueError(f"{path}: captions are .json, .jsonl or .csv, got {path.suffix!r}")
     captions = {}

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.store import stable_hash
 from schemas.candidate import Candidate
 from schemas.frames import Scene
 from schemas.manifest import SAMPLES
 from schemas.scores import SCORES
 from schemas.verdict import CandidateError, Reason, status_of
-from stages.stage import Child, ItemKind, identity
+from stages.stage import Child, ItemKind
 
 # Columns of a unit's part beside those of `samples`: what packing and reruns need. Dropped when tables are compacted.
 PART = pa.schema(
@@ -53,8 +54,12 @@ class Row:
         return None if self.plain is None else child_from_plain(self.plain)
 
     def identity(self) -> str:
-        """Of what the row was computed from: the input files, and the frames chosen from them."""
-        return identity(self.candidate, self.child)
+        """Of what scorers look at: the scene as this ingest loads it, and for a child all that its sampler said of it.
+
+        Its suffix is left out: a sampler that merely numbers its children anew costs no step.
+        """
+        plain = None if self.plain is None else {name: value for name, value in self.plain.items() if name != "suffix"}
+        return stable_hash([self.step_keys["ingest"], plain])
 
     @property
     def clean(self) -> bool:
@@ -66,7 +71,7 @@ class Row:
     def fail(self, error: CandidateError, stage: str) -> None:
         """Record an error or a skip. What was computed before stays; nothing after it runs."""
         self.reject([error.reason])
-        self.error_message, self.stage = error.message[:500], stage
+        self.error_message, self.stage = plain_text(error.message)[:500], stage
 
     def add(self, scores: Mapping[str, float | None], fields: Mapping[str, Any]) -> None:
         self.scores.update(scores)
@@ -100,7 +105,7 @@ class Row:
             "view_ids": self.fields.get("view_ids", [view.view_id for view in candidate.views]),
             **{name: self.fields.get(name) for name in _MEASURED},
             "scores": {name: self.scores.get(name) for name in SCORES},
-            "notes": sorted(notes.items()) or None,
+            "notes": sorted((plain_text(name), plain_text(text)) for name, text in notes.items()) or None,
             "step_keys": sorted(self.step_keys.items()) or None,
             "shard": None,
             "content_sha256": None,
@@ -109,6 +114,11 @@ class Row:
             "payload_key": self.payload_key,
             "features": self.features,
         }
+
+
+def plain_text(text: str) -> str:
+    """Text that UTF-8 can hold: hostile JSON and odd file names bring lone surrogates, which Parquet refuses."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 _MEASURED = ("frame_index", "pts_ns", "width", "height", "n_frames", "fps", "angle_bins", "pairs")

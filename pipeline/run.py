@@ -3,6 +3,7 @@
 Resuming is running again: what is done is listed, subtracted, and the rest is done.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any
 from pipeline.binding import Source, resolved
 from pipeline.executors import Executor, Outcome
 from pipeline.parts import list_parts, parts_folder, read_meta
-from pipeline.plan import append_plan, check_sources, discover, extend_plan, make_units, read_plan
+from pipeline.plan import append_plan, check_sources, discover, extend_plan, make_units, read_plan, unused_captions
 from pipeline.progress import Progress
 from pipeline.provenance import code_version, lock_sha256, version
 from pipeline.scheduler import run as schedule
@@ -24,7 +25,9 @@ from pipeline.unit import Unit
 from schemas.candidate import Candidate
 from schemas.recipe import Recipe
 
-_EARLY_STOP_AFTER = 100  # candidates before the error budget may end a run early
+# What this program writes, and nothing else: a stranger's file in the output folder is not ours to remove.
+_PART = re.compile(r"u\d{6,}-[0-9a-f]{16}(-[0-9a-f]{8}\.tar|\.parquet)|shard-.*\.json|\.tmp-.*")
+_SHARD = re.compile(r".*-\d{6,}-[0-9a-f]{8}\.tar|\.tmp-.*")
 
 
 @dataclass
@@ -67,11 +70,11 @@ class Result:
 
 def prepare(settings: Settings, progress: Progress) -> Prepared:
     """Discover and plan. Writes nothing. Raises PlanError, FileNotFoundError or ValueError for a usage error."""
-    found = {
-        name: discover(source, settings.roots[name], settings.limit, settings.captions, partial(progress.discovered, name))
-        for name, source in settings.sources.items()
-    }
     planned = read_plan(settings.output)
+    found = {}
+    for name, source in settings.sources.items():
+        held = {candidate for each in planned if each.source == name for candidate in each.candidates}
+        found[name] = discover(source, settings.roots[name], settings.limit, held, settings.captions, partial(progress.discovered, name))
     check_sources(planned, found, settings.limit)
     new = extend_plan(planned, found, settings.recipe.units.size)
     earlier = list_parts(settings.output)
@@ -79,12 +82,9 @@ def prepare(settings: Settings, progress: Progress) -> Prepared:
     pending = [unit for unit in units if unit.key not in unit.earlier]
     if settings.retry_errors:
         done = [unit for unit in units if unit.key in unit.earlier and read_meta(unit_part(unit))["provisional"]]
-        pending += [replace(unit, retry_provisional=True) for unit in done]
+        pending = [replace(unit, retry_provisional=True) for unit in [*pending, *done]]
         pending.sort(key=lambda unit: unit.name)
-    keys = tuple(candidate.key for candidates in found.values() for candidate in candidates)
-    heads = set(keys)
-    unused = sum(key not in heads and not key.startswith(tuple(f"{head}_-" for head in heads)) for key in settings.captions)
-    return Prepared(found, units, pending, new, gone, unused)
+    return Prepared(found, units, pending, new, gone, unused_captions(settings.captions, found))
 
 
 def execute(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:
@@ -94,7 +94,7 @@ def execute(settings: Settings, prepared: Prepared, executor: Executor, stop: th
     _write_run(settings, prepared, Result("running"))
     feed = _Feed(settings, prepared)
     result = _run_units(settings, prepared, feed, executor, stop, progress)
-    if result.state == "done" and not result.over_budget:
+    if result.state == "done":
         result = _pack_and_publish(settings, prepared, feed.rest(), executor, stop, progress)
     _write_run(settings, prepared, result)
     return result
@@ -142,29 +142,20 @@ def _run_units(
     settings: Settings, prepared: Prepared, feed: _Feed, executor: Executor, stop: threading.Event, progress: Progress
 ) -> Result:
     failures: list[str] = []
-    seen = {"sources": 0, "errors": 0}
-    abort = threading.Event()
 
     def on_done(work: Unit | Shard, value: Mapping[str, Any], attempts: int) -> None:
         if isinstance(work, Shard):
             return  # its record is found when the shards are counted
         feed.done(work)
         progress.unit_done(value["counts"], work.n_items)
-        seen["sources"] += value["sources"]
-        seen["errors"] += value["errors"]
-        if seen["sources"] >= _EARLY_STOP_AFTER and seen["errors"] > settings.error_budget * seen["sources"]:
-            abort.set()
 
     progress.start_units(sum(unit.n_items for unit in prepared.pending), sum(unit.n_items for unit in prepared.units))
-    schedule(executor, feed.works(), on_done=on_done, on_failed=_collect(failures, progress), stop=_Either(stop, abort))
+    schedule(executor, feed.works(), on_done=on_done, on_failed=_collect(failures, progress), stop=stop)
     progress.finish()
     if stop.is_set():
         return Result("interrupted", failures=failures)
     if failures:
         return Result("failed", failures=failures)
-    if abort.is_set():
-        message = f"stopped early: {seen['errors']} of the first {seen['sources']} candidates are errors"
-        return Result("failed", failures=[message], over_budget=True)
     return Result("done")
 
 
@@ -175,17 +166,6 @@ def _collect(failures: list[str], progress: Progress) -> Callable[[Any, Outcome]
         progress.note(failures[-1])
 
     return on_failed
-
-
-class _Either(threading.Event):
-    """Set when any of several events is: the user's stop, or the error budget's."""
-
-    def __init__(self, *events: threading.Event) -> None:
-        super().__init__()
-        self._events = events
-
-    def is_set(self) -> bool:
-        return any(event.is_set() for event in self._events)
 
 
 def _pack_and_publish(
@@ -213,7 +193,7 @@ def _pack_and_publish(
     ordered = [records[shard.name] for shard in shards]
     totals = write_tables(settings.output, prepared.units, ordered, over)
     _discard_outdated(settings.output, prepared.units, shards)
-    over_budget = totals.errors > settings.error_budget * totals.candidates
+    over_budget = totals.errors > settings.error_budget * totals.judged
     return Result("done", totals, [], over_budget, len(shards), sum(record["bytes"] for record in ordered))
 
 
@@ -221,16 +201,16 @@ def _discard_outdated(output: Path, units: Sequence[Unit], shards: Sequence[Shar
     """Remove what the published manifest no longer names. Only now: until here it was what a killed run would resume from."""
     keep = {unit_part(unit).name for unit in units} | {shard.record_path.name for shard in shards}
     keep |= {str(tar) for unit in units if (tar := read_meta(unit_part(unit))["tar"])}
-    for path in parts_folder(output).iterdir():
-        if path.name not in keep:
-            remove(path)
-    if (output / "shards").is_dir():
-        names = {shard.name for shard in shards}
-        for path in (output / "shards").iterdir():
-            if path.name not in names:
-                remove(path)
+    _remove_but(parts_folder(output), _PART, keep)
+    _remove_but(output / "shards", _SHARD, {shard.name for shard in shards})
     for folder in (output, output / "plan", output / "manifest" / "samples", output / "manifest" / "shards", output / "manifest" / "units"):
         sweep(folder)
+
+
+def _remove_but(folder: Path, ours: re.Pattern[str], keep: set[str]) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in keep and ours.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            remove(path)
 
 
 def _write_run(settings: Settings, prepared: Prepared, result: Result) -> None:
@@ -267,7 +247,7 @@ def _write_run(settings: Settings, prepared: Prepared, result: Result) -> None:
             "error_budget": {
                 "limit": settings.error_budget,
                 "errors": totals.errors,
-                "candidates": totals.candidates,
+                "judged": totals.judged,
                 "exceeded": result.over_budget,
             },
             "shards": {"count": result.shards, "bytes": result.shard_bytes},

@@ -23,6 +23,7 @@ class StepStore:
     """Results of steps by key: `known` from earlier parts of the unit, `used` what this run needed of them or added."""
 
     known: dict[str, Any] = field(default_factory=dict)
+    earlier: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same by source row
     retry_provisional: bool = False
     used: dict[str, Any] = field(default_factory=dict)
     computed: int = 0
@@ -36,7 +37,8 @@ class StepStore:
         if result is None:
             self.computed += 1
             try:
-                result = {"ok": compute()}
+                # Through JSON at once: a result that cannot be stored fails here, and a fresh one is what a stored one will be.
+                result = json.loads(json.dumps({"ok": compute()}))
             except CandidateError as error:
                 result = {"error": [str(error.reason), error.message[:500]]}
         else:
@@ -46,10 +48,16 @@ class StepStore:
             raise CandidateError(Reason(result["error"][0]), result["error"][1])
         return result["ok"]
 
-    def take(self) -> str:
-        """What was used since the last call, as JSON for the part; starts afresh."""
-        taken, self.used = self.used, {}
+    def take(self, sample_id: str) -> str:
+        """What was used for this source row since the last call, as JSON for the part, and what earlier runs knew of it.
+
+        A limit that is tightened keeps later stages from running; loosened again, it must not make them run anew.
+        """
+        taken, self.used = {**self.earlier.get(sample_id, {}), **self.used}, {}
         return json.dumps(taken, sort_keys=True, separators=(",", ":"))
 
-    def add_known(self, features: str) -> None:
-        self.known.update(json.loads(features))
+    def learn(self, sample_id: str, features: str) -> None:
+        """Take in the results that an earlier part holds for a source row."""
+        results = json.loads(features)
+        self.known.update(results)
+        self.earlier.setdefault(sample_id, {}).update(results)

@@ -33,8 +33,8 @@ class Totals:
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     reasons: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     text: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # of kept samples: with | without
-    candidates: int = 0
-    errors: int = 0
+    judged: int = 0  # samples, and sources that came to nothing
+    errors: int = 0  # of these
 
 
 def unit_part(unit: Unit) -> Path:
@@ -117,9 +117,9 @@ def _sample_rows(units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], o
 
 def _count(totals: Totals, row: Mapping[str, Any]) -> None:
     source, status = row["source"], row["status"]
-    totals.candidates += row["is_source"]
-    totals.errors += row["is_source"] and status == Status.ERROR
     if row["is_sample"] or status != Status.KEPT:
+        totals.judged += 1
+        totals.errors += status == Status.ERROR
         totals.counts[source][status] += 1
         totals.reasons[source].update(row["reasons"])
     if row["is_sample"] and status == Status.KEPT:

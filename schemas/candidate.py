@@ -12,7 +12,11 @@ from schemas.verdict import Reason
 CandidateKind = Literal["multiview", "posed_video", "video"]
 MediaKind = Literal["video", "images", "torch_chunk"]
 
-MAX_KEY = 80  # USTAR holds 100 bytes of name without a folder; members add up to 20 (".view00.mp4", ".cameras.npz")
+# USTAR holds 100 bytes of name without a folder: 70 for a candidate's key, 18 for a child's suffix, and 12 for the member
+# (".view00.mp4", ".cameras.npz").
+MAX_KEY = 70
+MAX_SUFFIX = 16
+CHILD = "_-"  # joins names, and a child's suffix to its parent's key
 
 _PLAIN = re.compile(r"[A-Za-z0-9-]")
 _ESCAPED = re.compile(r"__|_-|_x([0-9a-f]{2})|([A-Za-z0-9-])|(.)", re.DOTALL)
@@ -77,7 +81,7 @@ class Candidate:
         return tuple(dict.fromkeys(found))
 
     def identity(self) -> str:
-        """Hex digest of everything discovery knows. Same identity, same recipe, same code: same result."""
+        """Hex digest of everything discovery knows but the text: same identity, same recipe, same code, same scores."""
         return self._identity
 
     @cached_property
@@ -95,7 +99,6 @@ def _canonical(candidate: Candidate) -> tuple[object, ...]:
             for view in candidate.views
         ],
         sorted((name, _file(file)) for name, file in candidate.sidecars.items()),
-        candidate.caption,
         candidate.split,
         sorted(candidate.attrs.items()),
         candidate.error and (str(candidate.error[0]), candidate.error[1]),
@@ -122,6 +125,13 @@ def sample_key(*names: str) -> str:
     digest = sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     head = key[: MAX_KEY - 18].rstrip("_")
     return f"{head}_h{digest}"
+
+
+def child_key(parent: str, suffix: str) -> str:
+    """The key of a child: its parent's and the suffix that its sampler gave it, of at most MAX_SUFFIX letters and digits."""
+    if not (0 < len(suffix) <= MAX_SUFFIX and all(_PLAIN.fullmatch(char) for char in suffix)):
+        raise ValueError(f"a child's suffix has 1 to {MAX_SUFFIX} letters, digits and '-', got {suffix!r}")
+    return f"{parent}{CHILD}{suffix}"
 
 
 def _escape(char: str) -> str:

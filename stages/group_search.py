@@ -54,9 +54,7 @@ def pairs_within(frames: Positions, interval: int) -> tuple[Positions, Positions
     return i, j
 
 
-def all_groups(
-    track: CameraTrack, frames: Positions, views: int, max_interval: int, wanted: AngleKind, near: float, far: float
-) -> Groups:
+def all_groups(track: CameraTrack, frames: Positions, views: int, max_interval: int, wanted: AngleKind, near: float, far: float) -> Groups:
     """Every group of `views` poses of the path whose ends are at most `max_interval` frames apart.
 
     track: N poses; frames [N]: their frame numbers in the source video, increasing.

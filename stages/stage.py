@@ -10,13 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from hashlib import sha256
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.candidate import Candidate
 from schemas.frames import Scene
 from schemas.scores import SCORES
 from schemas.typed import to_plain
@@ -63,15 +61,6 @@ class Item:
         if self.child is not None:
             return list(zip(self.child.views, self.child.frames, strict=True))
         return [(i, np.arange(len(view.index))) for i, view in enumerate(self.scene.views)]
-
-
-def identity(candidate: Candidate, child: Child | None) -> str:
-    """Hex digest of the input files and, for a child, of the frames chosen from them."""
-    digest = sha256(candidate.identity().encode())
-    if child is not None:
-        for view, frames in zip(child.views, child.frames, strict=True):
-            digest.update(f"{view}:{len(frames)}:".encode() + np.ascontiguousarray(frames, "<i8").tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ import pytest
 from schemas.frames import FrameIndex
 
 
-@pytest.mark.parametrize("time_base", [Fraction(1, 90_000), Fraction(1001, 30_000), Fraction(1, 1_000_000_000), Fraction(1, 12_288), Fraction(1, 1_000_000)])
+@pytest.mark.parametrize(
+    "time_base", [Fraction(1, 90_000), Fraction(1001, 30_000), Fraction(1, 1_000_000_000), Fraction(1, 12_288), Fraction(1, 1_000_000)]
+)
 def test_pts_ns_is_the_nearest_nanosecond_also_after_years(time_base):
     largest = int(10 * 365 * 86_400 / time_base)  # ten years
     pts = np.unique(np.concatenate([np.arange(-5, 50), np.random.default_rng(0).integers(0, largest, 200)]))

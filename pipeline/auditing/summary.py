@@ -78,10 +78,10 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 def format_budget(budget: dict[str, Any]) -> str:
     """One line on the error budget, from run.json's entry."""
-    errors, candidates, limit = budget["errors"], budget["candidates"], budget["limit"]
-    share = errors / candidates if candidates else 0.0
+    errors, judged, limit = budget["errors"], budget["judged"], budget["limit"]
+    share = errors / judged if judged else 0.0
     verdict = "EXCEEDED" if budget["exceeded"] else "kept"
-    return f"error budget {verdict}: {errors} of {candidates} candidates are errors ({share:.1%}, at most {limit:.1%})"
+    return f"error budget {verdict}: {errors} of {judged} samples are errors ({share:.1%}, at most {limit:.1%})"
 
 
 def _share(text: dict[str, int]) -> str:

@@ -106,7 +106,7 @@ class Footage:
         if self._candidates is None:
             assert self._source is not None  # _root has checked it
             try:
-                found = discover(self._source, root, self._output.run.get("limit"), {})
+                found = discover(self._source, root, None, (), {})
             except (OSError, ValueError):
                 found = []  # the folder is there, but is no longer this layout
             self._candidates = {candidate.candidate_id: candidate for candidate in reversed(found)}

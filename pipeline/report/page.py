@@ -119,7 +119,7 @@ def _cards(output: OutputFolder, sources: Sequence[SourceData]) -> str:
     def share(count: int) -> str:
         return f"{count / judged:.1%} of samples judged" if judged else "nothing was judged"
 
-    errors = f"{budget['errors']} of {budget['candidates']} candidates; budget {budget['limit']:.0%}" if budget else share(counts["error"])
+    errors = f"{budget['errors']} of {budget['judged']} samples judged; budget {budget['limit']:.0%}" if budget else share(counts["error"])
     text = f"{with_text / packed:.0%} with text" if packed else ""
     cards = [
         ("", f"{found:,}", "candidates", f"in {len(sources)} source{'s' if len(sources) != 1 else ''}; {judged:,} samples judged"),

@@ -23,6 +23,7 @@ class Ingest(ABC):
     """
 
     format: ClassVar[str]  # in recipes
+    version: ClassVar[int] = 1  # raise it when what `load` gives changes: it is part of every step key
     provides: ClassVar[frozenset[str]]  # of: "video", "cameras", "synchronized"
     Options: ClassVar[type]  # frozen dataclass, built strictly from the recipe's `options`
 

@@ -14,9 +14,9 @@ is the scene's caption; else the first of its videos, in natural order, that has
 """
 
 import re
-from functools import lru_cache
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 

@@ -297,6 +297,6 @@ def _write_run(output: Path, maker: _Maker, footage: Path) -> None:
         },
         "inputs": {"clips": str(footage), "scenes": str(footage / "gone"), "groups": str(footage / "gone")},
         "limits": LIMITS,
-        "error_budget": {"limit": 0.05, "errors": errors, "candidates": candidates, "exceeded": errors > 0.05 * candidates},
+        "error_budget": {"limit": 0.05, "errors": errors, "judged": candidates, "exceeded": errors > 0.05 * candidates},
     }
     (output / "run.json").write_text(json.dumps(run))

@@ -41,7 +41,7 @@ def test_summary_command(intact: Fabricated, capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out)["candidates"] == 31
     assert main(["summary", str(intact.path)]) == 0
     text = capsys.readouterr().out
-    assert "error budget EXCEEDED: 2 of 31 candidates are errors (6.5%, at most 5.0%)" in text
+    assert "error budget EXCEEDED: 2 of 31 samples are errors (6.5%, at most 5.0%)" in text
     assert REASON_TEXT[Reason.BLURRED] in text
 
 

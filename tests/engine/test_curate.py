@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,7 +121,7 @@ def test_the_webdataset_reader_reads_the_shards(curate, footage):
 def test_shards_reach_the_target_size_and_hold_whole_samples(curate):
     out = curate(target_mb=0.01)
     sizes = [path.stat().st_size for path in sorted((out.path / "shards").iterdir())]
-    assert all(size <= 10_000 + 10_240 for size in sizes) and len(sizes) == len({*sizes}) or len(sizes) > 3
+    assert (all(size <= 10_000 + 10_240 for size in sizes) and len(sizes) == len({*sizes})) or len(sizes) > 3
     by_shard = {}
     for row in out.rows:
         by_shard.setdefault(row["shard"], []).append(row["sample_id"])
@@ -178,7 +177,7 @@ def test_more_errors_than_the_budget_ends_with_3_and_a_complete_manifest(curate)
     assert json.loads((out.path / "run.json").read_text())["error_budget"] == {
         "limit": 0.05,
         "errors": 3,
-        "candidates": 23,
+        "judged": 23,
         "exceeded": True,
     }
 

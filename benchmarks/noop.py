@@ -1,0 +1,53 @@
+"""A dataset of nothing and a stage that does nothing: what is left is the framework."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from schemas.candidate import Candidate, MediaFile, MediaRef, View
+from schemas.frames import FrameIndex, Scene, SceneView
+from stages.ingest import Ingest
+from stages.media import Media
+from stages.stage import Findings, Item, Scorer, Tier
+
+_PTS = np.arange(25)
+
+
+class Nothing(Ingest):
+    """`count` candidates that share one small file."""
+
+    format = "nothing"
+    provides = frozenset({"video"})
+
+    @dataclass(frozen=True)
+    class Options:
+        count: int = 1000
+
+    def discover(self, root: Path) -> Iterator[Candidate]:
+        status = (root / "clip.mp4").stat()
+        views = (View("clip", MediaRef("video", (MediaFile("clip.mp4", status.st_size, status.st_mtime_ns),))),)
+        for number in range(self.options.count):
+            yield Candidate("nothing", f"{number:07d}", "video", views)
+
+    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+        view = candidate.views[0]
+        return Scene(
+            candidate, (SceneView(view.view_id, view.media, FrameIndex(_PTS, _PTS, Fraction(1, 25), 64, 48, Fraction(25), "none")),)
+        )
+
+
+class NoOp(Scorer):
+    name = "noop"
+    version = 1
+    tier = Tier.HEADER
+    needs = frozenset({"video"})
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    def score(self, item: Item, media: Media) -> Findings:
+        return Findings()
