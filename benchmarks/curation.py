@@ -188,9 +188,8 @@ def main() -> None:
         rows.append(
             ("write shards, sha256, fsync", f"{size / ours:.0f} MB/s", "cp + sync + sha256sum", f"{size / bare:.0f} MB/s", bare / ours, 0.5)
         )
-        print(
-            f"{options.scenes} scenes of {options.cameras} videos, {videos} videos, {size:.0f} MB; decode: {decoded} videos of 81 frames, 1280x1280"
-        )
+        print(f"{options.scenes} scenes of {options.cameras} videos, {videos} videos, {size:.0f} MB")
+        print(f"decode: {decoded} videos of 81 frames, 1280x1280\n")
         print_table(rows)
 
 
