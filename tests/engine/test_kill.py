@@ -37,29 +37,26 @@ def test_sigkill_at_every_commit_step_then_resume(tmp_path):
     assert set(result["digests"]) == {result["reference"]}
 
 
-def _command(tmp_path: Path, output: Path, executor: str) -> list[str]:
+def _command(tmp_path: Path, output: Path, executor: str, workers: int = 2) -> list[str]:
     recipe = toy.recipe(tmp_path, touchy={"max_brightness": 0.03, "fail": [2], "sleep_s": 0.03}, unit=4)
     return [
         sys.executable, "-m", "pipeline.curate", str(recipe), f"--input=numbers={tmp_path / 'in'}", f"--output={output}",
-        f"--executor={executor}", "--workers=2", "--quiet", "--no-report",
+        f"--executor={executor}", f"--workers={workers}", "--quiet", "--no-report",
     ]  # fmt: skip
 
 
-def _kill_then_resume(tmp_path: Path, executor: str, moments: list[float], curate_reference) -> None:
+def _kill_then_resume(tmp_path: Path, executor: str, workers: int, moments: list[float], reference: str) -> None:
     output = tmp_path / "killed"
+    command = _command(tmp_path, output, executor, workers)
     for moment in moments:
         shutil.rmtree(output, ignore_errors=True)
-        child = subprocess.Popen(
-            _command(tmp_path, output, executor), cwd=ROOT, env=_environment(), start_new_session=True, stderr=subprocess.PIPE
-        )
+        child = subprocess.Popen(command, cwd=ROOT, env=_environment(), start_new_session=True, stderr=subprocess.PIPE)
         time.sleep(moment)
         os.kill(child.pid, signal.SIGKILL)
         child.communicate()
-        resumed = subprocess.run(
-            _command(tmp_path, output, executor), cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=120
-        )
+        resumed = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=120)
         assert resumed.returncode == DONE, resumed.stderr[-2000:]
-        assert curate_reference == toy_digest(output), f"killed after {moment:.2f} s"
+        assert reference == toy_digest(output), f"killed after {moment:.2f} s"
 
 
 def toy_digest(output: Path) -> str:
@@ -78,14 +75,18 @@ def reference(tmp_path):
 
 def test_sigkill_at_random_moments_then_resume(tmp_path, reference):
     rng = random.Random(1)
-    _kill_then_resume(tmp_path, "process", [rng.uniform(1.0, 5.0) for _ in range(3)], reference)
+    _kill_then_resume(tmp_path, "process", 2, [rng.uniform(1.0, 5.0) for _ in range(3)], reference)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_sigkill_at_twenty_random_moments_then_resume(tmp_path, reference):
-    rng = random.Random(2)
-    _kill_then_resume(tmp_path, "process", [rng.uniform(0.5, 6.0) for _ in range(20)], reference)
+@pytest.mark.parametrize(
+    ("executor", "workers", "kills"), [("process", 2, 20), ("process", 1, 3), ("process", 4, 3), ("inline", 1, 3), ("ray", 2, 3)]
+)
+def test_sigkill_at_random_moments_with_every_executor(tmp_path, reference, executor, workers, kills):
+    rng = random.Random(f"{executor}{workers}")
+    latest = 20.0 if executor == "ray" else 6.0  # a local Ray takes its time to start
+    _kill_then_resume(tmp_path, executor, workers, [rng.uniform(0.5, latest) for _ in range(kills)], reference)
 
 
 def test_sigterm_stops_cleanly_and_the_same_command_resumes(tmp_path, reference):
