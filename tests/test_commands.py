@@ -171,5 +171,5 @@ def test_more_errors_than_the_budget_end_with_3(tmp_path, capsys):
     (tmp_path / "in" / "no.mp4").write_bytes(b"no video")
     run = ["curate", "smoke", f"--input=clips={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--executor=inline", "--quiet"]
     assert ends(*run) == 3
-    assert "1 of 1 candidates (100.0%) are errors, more than --error-budget 5.0%" in capsys.readouterr().err
+    assert "1 of 1 samples (100.0%) are errors, more than --error-budget 5.0%" in capsys.readouterr().err
     assert ends(*run, "--error-budget=1") == 0
