@@ -66,10 +66,10 @@ def _film(path: Path, frames: int, size: int, seed: int) -> None:
         container.mux(stream.encode())
 
 
-def curate(footage: Path, output: Path, executor: Executor, stages: list[dict[str, object]]) -> None:
+def curate(footage: Path, output: Path, executor: Executor, stages: list[dict[str, object]], unit: int) -> None:
     """One whole run: discover, plan, units, shards, tables, run.json."""
     source = {"license": "apache-2.0", "stages": stages}
-    recipe = parse_recipe({"name": "benchmark", "units": {"size": 4}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
+    recipe = parse_recipe({"name": "benchmark", "units": {"size": unit}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
     settings = Settings(recipe, bind(recipe), {"syncamvideo": footage}, output)
     progress = Progress(quiet=True)
     result = execute(settings, prepare(settings, progress), executor, threading.Event(), progress)
@@ -107,7 +107,7 @@ def in_turns(ours: Callable[[], None], baseline: Callable[[], None], repeats: in
 
 
 def bench_run(
-    work: Path, footage: Path, stages: list[dict[str, object]], bare: Callable[[tuple[str, str]], None], repeats: int
+    work: Path, footage: Path, stages: list[dict[str, object]], bare: Callable[[tuple[str, str]], None], unit: int, repeats: int
 ) -> tuple[float, float]:
     videos = sorted(footage.rglob("*.mp4"))
     executor = make_executor("process", 2)
@@ -115,7 +115,7 @@ def bench_run(
 
         def ours() -> None:
             shutil.rmtree(work / "out", ignore_errors=True)
-            curate(footage, work / "out", executor, stages)
+            curate(footage, work / "out", executor, stages, unit)
 
         def baseline() -> None:
             shutil.rmtree(work / "copies", ignore_errors=True)
@@ -169,11 +169,11 @@ def main() -> None:
         videos = len(list(footage.rglob("*.mp4")))
         decoded = len(list(few.rglob("*.mp4")))
         rows = []
-        ours, bare = bench_run(work, footage, COPY_STAGES, index_hash_copy, options.repeats)
+        ours, bare = bench_run(work, footage, COPY_STAGES, index_hash_copy, 4, options.repeats)
         rows.append(
             ("curate without re-encoding", f"{size / ours:.0f} MB/s", "index, hash, copy", f"{size / bare:.0f} MB/s", bare / ours, 0.8)
         )
-        ours, bare = bench_run(work, few, DECODE_STAGES, decode, options.repeats)
+        ours, bare = bench_run(work, few, DECODE_STAGES, decode, 1, options.repeats)
         rows.append(
             (
                 "curate, every frame decoded",

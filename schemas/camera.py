@@ -7,7 +7,8 @@ Azimuth keeps the source's sense: `azimuth_sign` is -1 for a world that was mirr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -60,19 +61,27 @@ class CameraTrack:
     def at(self, frames: Sequence[int] | NDArray[np.int64]) -> "CameraTrack":
         """The track of the chosen entries only."""
         chosen = np.asarray(frames, np.int64)
-        return replace(self, c2w=self.c2w[chosen], K=self.K[chosen])
+        return self._with(c2w=self.c2w[chosen], K=self.K[chosen])
 
     def scaled(self, width: int, height: int) -> "CameraTrack":
         """The track of the same images resized to width x height."""
         factor = np.diag([width / self.width, height / self.height, 1.0])
-        return replace(self, K=factor @ self.K, width=width, height=height)
+        return self._with(K=factor @ self.K, width=width, height=height)
 
     def cropped(self, left: float, top: float, width: int, height: int) -> "CameraTrack":
         """The track of the same images cut to the rectangle that starts at (left, top), in pixels."""
         K = self.K.copy()
         K[:, 0, 2] -= left
         K[:, 1, 2] -= top
-        return replace(self, K=K, width=width, height=height)
+        return self._with(K=K, width=width, height=height)
+
+    def _with(self, **changes: object) -> "CameraTrack":
+        """A copy with valid changes: poses that were checked once are not checked for every view of every step again."""
+        made = copy(self)
+        for name, value in changes.items():
+            object.__setattr__(made, name, value)
+        check_intrinsics(made.K, made.width, made.height)
+        return made
 
 
 def check_poses(c2w: Array) -> None:

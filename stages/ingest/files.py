@@ -73,6 +73,8 @@ def media_file(root: Path, path: Path) -> MediaFile:
 def printable(name: str) -> str:
     """`name` with what is no text spelled out, so that tables can hold it: bytes of file names that are not UTF-8 as \\xff,
     lone surrogates (JSON's and pickle's escapes can write them) as \\ud800."""
+    if name.isascii():
+        return name
     spelled = _NO_BYTE.sub(lambda match: f"\\u{ord(match[0]):04x}", name)
     return spelled.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
