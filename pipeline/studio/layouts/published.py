@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.studio.layouts.order import Order
-from pipeline.studio.layouts.realestate10k import Clip
+from pipeline.studio.layouts.posed_clip import Clip
 from pipeline.studio.scene import Array
 from pipeline.studio.trajectories import interpolate
 from pipeline.studio.worlds import RoomSize, room

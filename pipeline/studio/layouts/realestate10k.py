@@ -6,17 +6,18 @@ camera, in a unit of the clip's own. Published trajectories: `published.py` furn
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.studio.layouts.order import Defaults, Image, Order, camera_track, write_text
-from pipeline.studio.scene import Array, Scene
+from pipeline.studio.layouts.posed_clip import Clip
+from pipeline.studio.layouts.published import published_clips
+from pipeline.studio.scene import Array
 from pipeline.studio.textures import letter
 from pipeline.studio.trajectories import handheld, walk
 from pipeline.studio.video import write_mp4
@@ -30,38 +31,10 @@ CLIPS_PER_VIDEO = 2
 _LETTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
 
 
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """A stretch of a video and its trajectory file.
-
-    camera: metres in the scene's world, one pose for every source frame. first: the number of its first frame in the video.
-    listed: positions in `camera` that the trajectory file has a line for. cameras [N,18]: those lines without their times.
-    text: the trajectory file.
-    """
-
-    name: str
-    video: str
-    split: str
-    scene: Scene
-    camera: CameraTrack
-    first: int
-    rate: Fraction
-    listed: NDArray[np.int64]
-    times_us: NDArray[np.int64]
-    cameras: Array
-    text: str
-
-    @property
-    def times(self) -> NDArray[np.float64]:
-        return np.array([float(k / self.rate) for k in range(len(self.camera))])
-
-
 def write(order: Order) -> None:
     if order.trajectories is None:
         clips = [own_clip(order, number) for number in range(order.scenes)]
     else:
-        from pipeline.studio.layouts.published import published_clips
-
         clips = published_clips(order, order.trajectories)
     for clip in clips:
         if order.footage != "torch":
