@@ -5,11 +5,13 @@ World-to-camera poses as quaternion (w, x, y, z) and translation, OpenCV axes; p
 
 import math
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 
-from schemas.camera import Array, from_w2c, intrinsics
+from schemas.camera import Array, CameraTrack, Scale, from_w2c, intrinsics
 from schemas.verdict import CandidateError, Reason
+from stages.ingest.files import natural_key
 
 # Model -> positions of fx, fy, cx, cy among its parameters; what follows is distortion.
 _MODELS: dict[str, tuple[int, tuple[int, int, int, int]]] = {
@@ -80,6 +82,34 @@ def parse_images(text: str) -> list[ColmapImage]:
         w2c[:3, 3] = numbers[4:]
         found.append(ColmapImage(parts[9].strip(), _integer(parts[8], where), from_w2c(w2c)))
     return found
+
+
+def parse_model(cameras_text: str, images_text: str, scale: Scale) -> dict[str, CameraTrack]:
+    """Tracks by view name. An image `cam01.jpg` is the static camera cam01; images `cam01/000001.jpg`, ... in natural order
+    are the poses of its frames. Raises CandidateError(E_CAMERA).
+    """
+    cameras = parse_cameras(cameras_text)
+    groups: dict[str, list[ColmapImage]] = {}
+    for image in parse_images(images_text):
+        path = PurePosixPath(image.name)
+        groups.setdefault(path.parent.name or path.stem, []).append(image)
+    tracks: dict[str, CameraTrack] = {}
+    for name, images in groups.items():
+        unknown = next((image for image in images if image.camera_id not in cameras), None)
+        if unknown is not None:
+            raise CandidateError(
+                Reason.E_CAMERA, f"images.txt: {unknown.name!r} names the camera {unknown.camera_id}, which cameras.txt does not have"
+            )
+        images = sorted(images, key=lambda image: natural_key(image.name))
+        used = [cameras[image.camera_id] for image in images]
+        if len({(camera.width, camera.height, camera.distortion) for camera in used}) != 1:
+            raise CandidateError(
+                Reason.E_CAMERA, f"images.txt: the images of {name!r} have cameras of different size or distortion; a view needs one"
+            )
+        poses: Array = np.stack([image.c2w for image in images])
+        K: Array = np.stack([camera.K for camera in used])
+        tracks[name] = CameraTrack(poses, K, used[0].width, used[0].height, scale, used[0].distortion)
+    return tracks
 
 
 def _rotation(quaternion: list[float], where: str) -> Array:

@@ -13,24 +13,23 @@ A camera without video or a video without camera is E_FRAMECOUNT (Qualisys files
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from schemas.camera import Array, CameraTrack, Scale
+from schemas.camera import CameraTrack, Scale
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
 from schemas.frames import FrameIndex, Scene, SceneView
 from schemas.typed import bounded
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.base import Ingest
-from stages.ingest.colmap import ColmapImage, parse_cameras, parse_images
+from stages.ingest.colmap import parse_model
 from stages.ingest.files import (
     VIDEO_EXTENSIONS,
     files,
     folders,
     media_file,
-    natural_key,
     read_json,
     read_text,
     relative_name,
@@ -119,7 +118,7 @@ class Rig(Ingest):
             tracks, skipped = _qualisys_tracks(parse_calibration(read_text(root, candidate.sidecars["qca"])), names)
             return tracks, notes | ({"cameras_without_video": ", ".join(skipped)} if skipped else {})
         cameras, images = (read_text(root, candidate.sidecars[name]) for name in ("cameras.txt", "images.txt"))
-        return _colmap_tracks(cameras, images, self.options.colmap_scale), notes
+        return parse_model(cameras, images, self.options.colmap_scale), notes
 
     def _with_centre(self, tracks: Tracks) -> tuple[Tracks, dict[str, str]]:
         if not tracks or any(track.centre is not None for track in tracks.values()) or self.options.centre_within_deg == 0:
@@ -164,31 +163,6 @@ def _view_of(serial: str, names: list[str]) -> str:
         return serial
     holding = [name for name in names if serial in name.replace("-", "_").replace(" ", "_").split("_")]
     return holding[0] if len(holding) == 1 else serial
-
-
-def _colmap_tracks(cameras_text: str, images_text: str, scale: Scale) -> Tracks:
-    cameras = parse_cameras(cameras_text)
-    groups: dict[str, list[ColmapImage]] = {}
-    for image in parse_images(images_text):
-        path = PurePosixPath(image.name)
-        groups.setdefault(path.parent.name or path.stem, []).append(image)
-    tracks: Tracks = {}
-    for name, images in groups.items():
-        unknown = next((image for image in images if image.camera_id not in cameras), None)
-        if unknown is not None:
-            raise CandidateError(
-                Reason.E_CAMERA, f"images.txt: {unknown.name!r} names the camera {unknown.camera_id}, which cameras.txt does not have"
-            )
-        images = sorted(images, key=lambda image: natural_key(image.name))
-        used = [cameras[image.camera_id] for image in images]
-        if len({(camera.width, camera.height, camera.distortion) for camera in used}) != 1:
-            raise CandidateError(
-                Reason.E_CAMERA, f"images.txt: the images of {name!r} have cameras of different size or distortion; a view needs one"
-            )
-        poses: Array = np.stack([image.c2w for image in images])
-        K: Array = np.stack([camera.K for camera in used])
-        tracks[name] = CameraTrack(poses, K, used[0].width, used[0].height, scale, used[0].distortion)
-    return tracks
 
 
 Found = tuple[Literal["json", "qualisys", "colmap"], dict[str, Path]]

@@ -9,7 +9,8 @@
         "cam01": {
           "video": "cam01.mp4",                // optional: the video's file name; else the camera's name is the video's stem
           "width": 1920, "height": 1080,       // of the images that K speaks of
-          "fx": 1400.0, "fy": 1400.0, "cx": 960.0, "cy": 540.0,    // pixels; or "K": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
+          "fx": 1400.0, "fy": 1400.0, "cx": 960.0, "cy": 540.0,    // pixels; or "K": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]],
+                                               // or a list of K, one for each pose (a lens that zooms)
           "distortion": [k1, k2, p1, p2, k3],  // optional: OpenCV's model, 4 or 5 numbers
           "c2w": [[...], [...], [...], [0, 0, 0, 1]]   // or "w2c": 4x4 or 3x4; or a list of them, one for each frame
         }
@@ -88,15 +89,22 @@ def _track(camera: Mapping[str, Any], where: str, factor: float, scale: Scale, u
     if len(distortion) not in (0, 4, 5):
         raise _wrong(f"{where}.distortion", camera["distortion"], "4 or 5 numbers: k1, k2, p1, p2[, k3]")
     width, height = (_size(camera.get(side), f"{where}.{side}") for side in ("width", "height"))
-    K = np.repeat(_intrinsics(camera, where)[None], len(c2w), axis=0)
+    K = _intrinsics(camera, where)
+    if K.ndim == 2:
+        K = np.repeat(K[None], len(c2w), axis=0)
+    elif len(K) != len(c2w):
+        raise CandidateError(
+            Reason.E_CAMERA, f"cameras.json: {where} has {len(K)} K for {len(c2w)} poses; give one for each, or one for all"
+        )
     return CameraTrack(c2w, K, width, height, scale, distortion, _triple(up), centre=_triple(centre))
 
 
 def _intrinsics(camera: Mapping[str, Any], where: str) -> Array:
+    """[3,3], or [T,3,3] where the file has a list of K."""
     if "K" in camera:
         K = _numbers(camera["K"], f"{where}.K")
-        if K.shape != (3, 3) or np.abs(K[2] - [0, 0, 1]).max() > 1e-9 or K[1, 0] != 0:
-            raise _wrong(f"{where}.K", camera["K"], "[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]")
+        if K.shape[-2:] != (3, 3) or K.ndim > 3 or not K.size or np.abs(K[..., 2, :] - [0, 0, 1]).max() > 1e-9 or K[..., 1, 0].any():
+            raise _wrong(f"{where}.K", camera["K"], "[[fx, 0, cx], [0, fy, cy], [0, 0, 1]], or a list of them")
         return K
     names = ("fx", "fy", "cx", "cy")
     missing = [name for name in names if name not in camera]

@@ -111,7 +111,7 @@ class SynCamVideo(Ingest):
         views = []
         indices = media.indices([view.media for view in candidate.views])
         for view, index in zip(candidate.views, indices, strict=True):
-            focal_mm, where = self._focal_mm(candidate, cameras[view.view_id], version)
+            focal_mm, where = focal_length(candidate.candidate_id, cameras[view.view_id], version, self.options)
             width, height = V1_SIZE if version == "v1" else V2_SIZE
             focal = width * focal_mm / SENSOR_MM
             c2w = poses[view.view_id]
@@ -127,15 +127,17 @@ class SynCamVideo(Ingest):
             views.append(SceneView(view.view_id, view.media, index, track, np.arange(len(index), dtype=np.int64)))
         return Scene(candidate, tuple(views), notes)
 
-    def _focal_mm(self, candidate: Candidate, camera: str, version: str) -> tuple[float, str]:
-        if version == "v1":
-            named = _V1_FOCAL.search(camera)
-            return (float(named[1]), "the camera's name") if named else (self.options.default_focal_mm_v1, "option default_focal_mm_v1")
-        for part in PurePosixPath(candidate.candidate_id).parts:
-            folder = _V2_FOLDER.match(part)
-            if folder:
-                return float(folder[1]), "the folder's name"
-        return self.options.default_focal_mm, "option default_focal_mm"
+
+def focal_length(place: str, camera: str, version: Literal["v1", "v2"], options: SynCamVideoOptions) -> tuple[float, str]:
+    """Millimetres, and what says so: v1's camera name, or the folder of v2 among the parts of the POSIX path `place`."""
+    if version == "v1":
+        named = _V1_FOCAL.search(camera)
+        return (float(named[1]), "the camera's name") if named else (options.default_focal_mm_v1, "option default_focal_mm_v1")
+    for part in PurePosixPath(place).parts:
+        folder = _V2_FOLDER.match(part)
+        if folder:
+            return float(folder[1]), "the folder's name"
+    return options.default_focal_mm, "option default_focal_mm"
 
 
 def parse_matrix(text: Any) -> Array:
@@ -176,40 +178,53 @@ def _v1_poses(root: Path, candidate: Candidate) -> Poses:
     poses: dict[str, Array] = {}
     cameras: dict[str, str] = {}
     for file in candidate.sidecars.values():
-        for name, text in _mapping(read_json(root, file), file, "camera names to matrices").items():
+        for name, pose in static_poses(read_json(root, file), file.path).items():
             short = _V1_FOCAL.sub("", name)
             view = short if name not in views and short in views else name
             if view in poses:
                 raise CandidateError(Reason.E_CAMERA, f"{file.path}: the camera {name!r} is the second one for the video {view!r}")
-            poses[view], cameras[view] = from_unreal(parse_matrix(text))[None], name
+            poses[view], cameras[view] = pose, name
     return poses, cameras
 
 
+def static_poses(document: Any, where: str) -> dict[str, Array]:
+    """v1's {"C_01_18mm": matrix}: camera name to c2w [1,4,4], in the file's order. Raises CandidateError(E_CAMERA)."""
+    named = _mapping(document, where, "camera names to matrices")
+    return {name: from_unreal(parse_matrix(text))[None] for name, text in named.items()}
+
+
 def _v2_poses(root: Path, candidate: Candidate) -> Poses:
-    """From {"frame0": {"cam01": matrix}}: frames 0..T-1, each with the same cameras."""
     if len(candidate.sidecars) != 1:
         raise CandidateError(Reason.E_CAMERA, f"expected one camera file, got {sorted(file.path for file in candidate.sidecars.values())}")
     (file,) = candidate.sidecars.values()
+    poses = moving_poses(read_json(root, file), file.path)
+    return poses, {name: name for name in poses}
+
+
+def moving_poses(document: Any, where: str) -> dict[str, Array]:
+    """v2's {"frame0": {"cam01": matrix}}, frames 0..T-1 with the same cameras each: camera name to c2w [T,4,4].
+
+    Raises CandidateError(E_CAMERA).
+    """
     frames: dict[int, Mapping[str, Any]] = {}
-    for name, cameras in _mapping(read_json(root, file), file, "frame numbers to cameras").items():
+    for name, cameras in _mapping(document, where, "frame numbers to cameras").items():
         match = _FRAME.match(name)
         if match is None:
-            raise CandidateError(Reason.E_CAMERA, f"{file.path}: the key {name!r} is not of the form frame0, frame1, ...")
-        frames[int(match[1])] = _mapping(cameras, file, f"camera names to matrices in {name}")
+            raise CandidateError(Reason.E_CAMERA, f"{where}: the key {name!r} is not of the form frame0, frame1, ...")
+        frames[int(match[1])] = _mapping(cameras, where, f"camera names to matrices in {name}")
     if sorted(frames) != list(range(len(frames))):
         missing = next(number for number in range(len(frames)) if number not in frames)
-        raise CandidateError(Reason.E_CAMERA, f"{file.path}: frame{missing} is missing among {len(frames)} frames")
+        raise CandidateError(Reason.E_CAMERA, f"{where}: frame{missing} is missing among {len(frames)} frames")
     names = list(frames[0])
     odd = next((number for number in range(len(frames)) if set(frames[number]) != set(names)), None)
     if odd is not None:
-        raise CandidateError(Reason.E_CAMERA, f"{file.path}: frame{odd} has other cameras than frame0")
-    matrices = {name: np.stack([parse_matrix(frames[number][name]) for number in range(len(frames))]) for name in names}
-    return {name: from_unreal(matrix) for name, matrix in matrices.items()}, {name: name for name in names}
+        raise CandidateError(Reason.E_CAMERA, f"{where}: frame{odd} has other cameras than frame0")
+    return {name: from_unreal(np.stack([parse_matrix(frames[number][name]) for number in range(len(frames))])) for name in names}
 
 
-def _mapping(value: Any, file: MediaFile, what: str) -> Mapping[str, Any]:
+def _mapping(value: Any, where: str, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict) or not value:
-        raise CandidateError(Reason.E_CAMERA, f"{file.path}: expected a mapping of {what}, got {value!r:.80}")
+        raise CandidateError(Reason.E_CAMERA, f"{where}: expected a mapping of {what}, got {value!r:.80}")
     return value
 
 

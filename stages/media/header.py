@@ -7,11 +7,16 @@ URLs (playlists, concat lists, SDP, image patterns) are never even probed.
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
+
+Source = str | bytes  # the path of a file, or what it holds
+
+_ReadAt = Callable[[int, int], bytes]  # (length, offset) -> at most so many bytes
 
 _MOV_BOXES = frozenset(b"ftyp moov mdat free skip wide pnot styp sidx moof mfra uuid udta meta emsg prft".split())
 _MOV_PARENTS = frozenset(b"moov trak edts mdia minf stbl".split())
@@ -46,25 +51,34 @@ class _Track:
     edited_s: float = 0.0
 
 
-def read_header(path: str, limits: MediaLimits) -> Header:
+def read_header(source: Source, limits: MediaLimits) -> Header:
     """Raises CandidateError: E_OPEN (not a video container), E_NO_VIDEO (an audio format), E_TRUNCATED (ends before its
     own header says), E_TOO_BIG (an mp4 or avi header past the caps). Raises OSError when storage fails.
     """
-    with open(path, "rb") as file:
-        fd = file.fileno()
-        size = os.fstat(fd).st_size
-        head = os.pread(fd, 4096, 0)
+    with _opened(source) as (read_at, size):
+        head = read_at(4096, 0)
         if size == 0:
             raise CandidateError(Reason.E_OPEN, "the file is empty (0 bytes)")
         demuxer = _demuxer(head)
         if demuxer == "mov":
-            return _check_mov(fd, size, limits)
+            return _check_mov(read_at, size, limits)
         if demuxer == "avi":
-            _check_riff(fd, head, size, limits)
+            _check_riff(read_at, head, size, limits)
         if demuxer == "matroska":
-            _check_matroska(fd, head, size)
+            _check_matroska(read_at, head, size)
             return Header("matroska", None)
         return Header(demuxer)
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[tuple[_ReadAt, int]]:
+    """(how to read, size in bytes)."""
+    if isinstance(source, bytes):
+        yield (lambda length, offset: source[offset : offset + length]), len(source)
+        return
+    with open(source, "rb") as file:
+        fd = file.fileno()
+        yield (lambda length, offset: os.pread(fd, length, offset)), os.fstat(fd).st_size
 
 
 def _demuxer(head: bytes) -> str:
@@ -97,17 +111,17 @@ def _repeats_sync(head: bytes, first: int, step: int) -> bool:
     return len(packets) >= 2 and packets == b"\x47" * len(packets)
 
 
-def _check_mov(fd: int, size: int, limits: MediaLimits) -> Header:
+def _check_mov(read_at: _ReadAt, size: int, limits: MediaLimits) -> Header:
     """Walk the top-level boxes and the tracks. The answer is about the first video track."""
     tracks: list[_Track] | None = None
-    for kind, start, length in _top_boxes(fd, size):
+    for kind, start, length in _top_boxes(read_at, size):
         if start + length > size:
             name = kind.decode("latin-1")
             raise CandidateError(Reason.E_TRUNCATED, f"the file has {size} bytes, but its '{name}' box ends at byte {start + length}")
         if kind == b"moov":
             if length > _MAX_MOOV:
                 raise CandidateError(Reason.E_TOO_BIG, f"its header (moov) has {length} bytes; at most {_MAX_MOOV} are read")
-            tracks = _tracks(os.pread(fd, length, start))
+            tracks = _tracks(read_at(length, start))
     if tracks is None:
         raise CandidateError(Reason.E_TRUNCATED, "the file ends before its header (moov); the recording or the copy was cut off")
     check_caps(limits, streams=len(tracks))
@@ -129,11 +143,11 @@ def check_caps(limits: MediaLimits, *, width: int = 0, height: int = 0, frames: 
             raise CandidateError(Reason.E_TOO_BIG, f"{said}; at most {cap:g} are allowed (media.{name} in the recipe)")
 
 
-def _top_boxes(fd: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+def _top_boxes(read_at: _ReadAt, size: int) -> Iterator[tuple[bytes, int, int]]:
     """(type, payload start, payload length) of the boxes of the file; stops at what is no known box."""
     position = 0
     for _ in range(_MAX_BOXES):
-        head = os.pread(fd, 16, position)
+        head = read_at(16, position)
         if len(head) < 8 or head[4:8] not in _MOV_BOXES:
             return
         length, header = struct.unpack(">I", head[:4])[0], 8
@@ -202,12 +216,12 @@ def _edited_ticks(body: memoryview) -> int:
     return sum(duration for duration, media_time, _ in entries if media_time >= 0)
 
 
-def _check_riff(fd: int, head: bytes, size: int, limits: MediaLimits) -> None:
+def _check_riff(read_at: _ReadAt, head: bytes, size: int, limits: MediaLimits) -> None:
     if head[24:28] == b"avih" and len(head) >= 72:
         frame_us, frames, streams, width, height = (struct.unpack_from("<I", head, 32 + at)[0] for at in (0, 16, 24, 32, 36))
         check_caps(limits, width=width, height=height, frames=frames, duration_s=frames * frame_us / 1e6, streams=streams)
     position = 0
-    while (chunk := os.pread(fd, 8, position))[:4] == b"RIFF" and len(chunk) == 8:
+    while (chunk := read_at(8, position))[:4] == b"RIFF" and len(chunk) == 8:
         length = struct.unpack("<I", chunk[4:])[0]
         if position + 8 + length > size:
             raise CandidateError(Reason.E_TRUNCATED, f"the file has {size} bytes, but its RIFF header says {position + 8 + length}")
@@ -216,12 +230,12 @@ def _check_riff(fd: int, head: bytes, size: int, limits: MediaLimits) -> None:
             return
 
 
-def _check_matroska(fd: int, head: bytes, size: int) -> None:
+def _check_matroska(read_at: _ReadAt, head: bytes, size: int) -> None:
     ebml = _vint(head, 4)
     if ebml is None:
         return
     start = 4 + ebml[1] + ebml[0]
-    segment = os.pread(fd, 12, start)
+    segment = read_at(12, start)
     body = _vint(segment, 4) if segment[:4] == _MATROSKA_SEGMENT else None
     if body is None:
         raise CandidateError(Reason.E_TRUNCATED, f"the file has {size} bytes and ends before its first segment")

@@ -1,6 +1,7 @@
 """The verified frame index of a video file: one demux, no decoding (curation spec, section 4)."""
 
 import errno
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -15,22 +16,22 @@ from av.video.stream import VideoStream
 from schemas.frames import FrameIndex
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
-from stages.media.header import Header, check_caps, read_header
+from stages.media.header import Header, Source, check_caps, read_header
 from stages.media.paths import storage_error
 
 _REREAD = 1 << 30  # bytes of a suspect file that are read again to tell storage trouble from a bad file
 _BLOCK = 8 << 20
 
 
-def build_index(path: str, limits: MediaLimits) -> FrameIndex:
+def build_index(source: Source, limits: MediaLimits) -> FrameIndex:
     """Index every frame that a player would show. Header caps come first, then what is counted while demuxing.
 
     Left out: packets that the container discards (edit lists, trims), VP8's invisible frames, and what precedes the first
     keyframe, which nothing can decode. Raises CandidateError: E_OPEN, E_NO_VIDEO, E_TRUNCATED, E_TOO_BIG, E_PTS, E_IO.
     """
-    with blame(path):
-        header = read_header(path, limits)
-        with open_video(path, limits, header.demuxer, to_decode=False) as (container, stream):
+    with blame(source):
+        header = read_header(source, limits)
+        with open_video(source, limits, header.demuxer, to_decode=False) as (container, stream):
             check_caps(limits, streams=len(container.streams), frames=stream.frames, duration_s=_promised_s(container, stream))
             context = stream.codec_context
             pts, keyframes = _demux(container, stream, limits, header.edited_s)
@@ -50,8 +51,8 @@ def build_index(path: str, limits: MediaLimits) -> FrameIndex:
 
 
 @contextmanager
-def blame(path: str) -> Iterator[None]:
-    """Turn what goes wrong while `path` is read into CandidateError.
+def blame(source: Source) -> Iterator[None]:
+    """Turn what goes wrong while `source` is read into CandidateError.
 
     Demuxers report failing storage as the end of the file, so a file that seems broken is read once more as plain bytes:
     if that fails it was storage (E_IO).
@@ -59,16 +60,16 @@ def blame(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage_error(error, path) from error
+        raise storage_error(error, source if isinstance(source, str) else "a file in memory") from error
     except (CandidateError, av.error.FFmpegError) as error:
         broken = error if isinstance(error, CandidateError) else _reason_of(error)
-        if broken.reason in (Reason.E_OPEN, Reason.E_TRUNCATED):
-            _read_again(path)
+        if isinstance(source, str) and broken.reason in (Reason.E_OPEN, Reason.E_TRUNCATED):
+            _read_again(source)
         raise broken from error
 
 
 @contextmanager
-def open_video(path: str, limits: MediaLimits, demuxer: str, to_decode: bool = True) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(source: Source, limits: MediaLimits, demuxer: str, to_decode: bool = True) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its video stream, single-threaded, with the caps handed to every decoder.
 
     The stream is the first that is no cover picture. Raises E_NO_VIDEO without one, E_TOO_BIG for too many pixels.
@@ -78,7 +79,7 @@ def open_video(path: str, limits: MediaLimits, demuxer: str, to_decode: bool = T
     options = {"protocol_whitelist": "file", "max_pixels": str(limits.max_pixels)}
     if not to_decode:
         options["skip_frame"] = "all"
-    with av.open(path, format=demuxer, options=options, metadata_errors="replace") as container:
+    with av.open(_file(source), "r", format=demuxer, options=options, metadata_errors="replace") as container:
         streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             found = ", ".join(stream.type for stream in container.streams) or "nothing"
@@ -87,18 +88,22 @@ def open_video(path: str, limits: MediaLimits, demuxer: str, to_decode: bool = T
         context = stream.codec_context
         check_caps(limits, width=context.width, height=context.height)
         if context.width * context.height == 0:
-            _explain_no_size(path, limits, demuxer)
+            _explain_no_size(source, limits, demuxer)
         context.thread_count = 1
         context.options = {"max_pixels": str(limits.max_pixels)}
         yield container, stream
 
 
-def _explain_no_size(path: str, limits: MediaLimits, demuxer: str) -> NoReturn:
+def _file(source: Source) -> str | io.BytesIO:
+    return source if isinstance(source, str) else io.BytesIO(source)
+
+
+def _explain_no_size(source: Source, limits: MediaLimits, demuxer: str) -> NoReturn:
     """No size came out of opening: either the decoder refused it for the cap on pixels, or there is none.
 
     Looks once more without that cap; decoders then read picture headers but decode no picture.
     """
-    with av.open(path, format=demuxer, options={"protocol_whitelist": "file", "skip_frame": "all"}) as container:
+    with av.open(_file(source), "r", format=demuxer, options={"protocol_whitelist": "file", "skip_frame": "all"}) as container:
         for stream in container.streams.video:
             check_caps(limits, width=stream.codec_context.width, height=stream.codec_context.height)
     raise CandidateError(Reason.E_OPEN, "the size of the picture cannot be told from the file; re-encode it")

@@ -19,28 +19,32 @@ from numpy.typing import NDArray
 from schemas.frames import FrameIndex
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
-from stages.media.header import read_header
+from stages.media.header import Source, read_header
 from stages.media.index import blame, open_video
 
 SEQUENTIAL_ABOVE = 0.1  # share of the frames
 
 
-def pictures(path: str, limits: MediaLimits, index: FrameIndex, wanted: NDArray[np.int64]) -> Iterator[VideoFrame]:
+def pictures(
+    source: Source, limits: MediaLimits, index: FrameIndex, wanted: NDArray[np.int64], seek: bool | None = None
+) -> Iterator[VideoFrame]:
     """The decoded frames at the positions `wanted` (strictly ascending), in that order, before rotation.
 
+    seek: whether seeking comes first; None where at most a tenth of the frames is wanted.
     Raises CandidateError: E_TRUNCATED where a frame cannot be decoded or comes out damaged, E_OPEN where the picture changes
     its size within the file, E_IO, and what opening raises.
     """
     targets = [int(pts) for pts in index.pts[wanted]]
     coded = (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
     done = 0
-    with blame(path):
-        demuxer = read_header(path, limits).demuxer
-        passes = [_sequential] if len(targets) > SEQUENTIAL_ABOVE * len(index) else [_by_seeking, _sequential]
+    with blame(source):
+        demuxer = read_header(source, limits).demuxer
+        seek = len(targets) <= SEQUENTIAL_ABOVE * len(index) if seek is None else seek
+        passes = [_by_seeking, _sequential] if seek else [_sequential]
         for read in passes:
             if done == len(targets):
                 return
-            with open_video(path, limits, demuxer) as (container, stream):
+            with open_video(source, limits, demuxer) as (container, stream):
                 for frame in read(container, stream, index, targets[done:]):
                     if (frame.width, frame.height) != coded:
                         sizes = f"{frame.width}x{frame.height}, the header says {coded[0]}x{coded[1]}"
