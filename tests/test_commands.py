@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # Command: arguments in order, then options. "=X" takes a value; "=a|b" one of these; "!" is required; "*" may be repeated.
+# "--a/--no-a" are two names of one option; "..." stands for everything of the command above.
 SURFACE = """
 curate          RECIPE  --input=NAME=PATH* --output=DIR! --executor=inline|process|ray --workers=N --captions=FILE --limit=N
                         --dry-run --explain --retry-errors --seed=N --error-budget=SHARE --no-report --quiet
@@ -23,7 +24,34 @@ studio          LAYOUT  --output=DIR! --scenes=N --cameras=V --frames=F --size=W
                         --footage=video|frames|torch --calibration=json|colmap|qualisys --trajectories=DIR
 demo                            --output=DIR --seed=N
 doctor                          --json
+encode_latents          --data=DIR! --selection=NAME --split=NAME --base=NAME|PATH! --output=DIR2! --size=HxW! --frames=N
+                        --frame-stride=N --precision=no|bf16|fp16 --device=NAME --limit=N --random-base=SEED --retry-errors
+                        --dry-run --quiet
+train text_to_video     --data=DIR! --base=NAME|PATH! --output=DIR! --resume=latest|PATH --init-weights=DIR|CKPT --dry-run
+                        --random-base=SEED --selection=NAME --split=S --views=N --image-views=N --frames=N --frame-stride=N --size=HxW
+                        --mix=KIND=SHARE,... --curriculum=STEP:LOW-HIGH,...|none --first-view=random|first
+                        --payload=frames|latents --seed=N
+                        --steps=N --lr=RATE --batch=N --warmup=N --lr-schedule=constant|cosine --weight-decay=W
+                        --max-grad-norm=N --precision=no|bf16|fp16
+                        --micro-batch=N --gradient-checkpointing --fsdp --compile --device=auto|cpu|cuda --workers=N
+                        --launcher=local|ray --ray-workers=N --ray-gpus=N
+                        --checkpoint-every=N --keep=N --validate-every=N --log-every=N --quiet
+train syncammaster ...  --camera=extrinsics|plucker --translation=two_metres|metres|normalised --text-per-view --no-view-rope
+                        --text-dropout=SHARE --novel-view=SHARE --loss-on-input
+infer syncammaster      --weights=DIR|CKPT --base=NAME|PATH --prompt=TEXT --cameras=PRESET|FILE --output=DIR! --modules-off
+                        --dry-run --video=FILE --video-start=N --video-stride=N --video-guidance=S --text-guidance=S
+                        --data=DIR --selection=NAME --split=S --limit=N --video-from-data
+                        --views=N --frames=N --size=HxW --fps=N
+                        --steps=N --guidance=G --dynamic-guidance/--no-dynamic-guidance --negative-prompt=TEXT --seed=N
+                        --device=NAME --precision=no|bf16|fp16 --sequential-guidance --random-base=SEED --quiet
+evaluate syncammaster   --weights=DIR*! --base=NAME|PATH --data=DIR! --selection=NAME --split=S --limit=N --output=DIR!
+                        --compare=LIST --views=N --angles=LOW-HIGH --frames=N --frame-stride=N --size=HxW
+                        --steps=N --video-guidance=S --text-guidance=S --seed=N
+                        --batch=N --device=NAME --precision=no|bf16|fp16 --random-base=SEED --quiet
+methods.syncammaster.weights import CKPT --base=BASE --output=DIR!
 """
+
+WITH_VERB = ("audit", "train", "infer", "evaluate", "methods.syncammaster.weights")
 
 
 def promised() -> dict[str, list[str]]:
@@ -31,10 +59,11 @@ def promised() -> dict[str, list[str]]:
     for line in SURFACE.strip().splitlines():
         words = line.split()
         if not line.startswith(" "):
-            length = 2 if words[0] == "audit" else 1
+            length = 2 if words[0] in WITH_VERB else 1
             command, words = " ".join(words[:length]), words[length:]
-            table[command] = []
-        table[command] += words
+            above = next(reversed(table.values()), [])
+            table[command] = above.copy() if words[:1] == ["..."] else []
+        table[command] += [word for word in words if word != "..."]
     return table
 
 
@@ -62,9 +91,9 @@ def offered(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         if not names:
             positional.append(str(action.metavar))
             continue
-        value = "" if action.nargs == 0 else "=" + ("|".join(action.choices) if action.choices else str(action.metavar))
+        value = "" if action.nargs == 0 else "=" + ("|".join(action.choices) if action.choices else action.metavar or action.dest.upper())
         repeat = "*" if isinstance(action, argparse._AppendAction) else ""
-        options.append(names[0] + value + repeat + ("!" if action.required else ""))
+        options.append("/".join(names) + value + repeat + ("!" if action.required else ""))
     return positional + options
 
 
@@ -78,11 +107,14 @@ def test_the_command_line_is_the_promised_one(command, monkeypatch, capsys):
     assert offered(command, monkeypatch, capsys) == promised()[command]
 
 
-@pytest.mark.parametrize("command", ["curate", "audit", "studio", "demo", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["curate", "audit", "studio", "demo", "doctor", "encode_latents", "train", "train syncammaster", "infer syncammaster", "evaluate"],
+)
 def test_help_ends_with_0_says_the_command_to_type_and_gives_examples(command, tmp_path):
     """As a user starts it: another process, from a folder that is not the repository."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    call = [sys.executable, "-m", f"pipeline.{command}", "--help"]
+    call = [sys.executable, "-m", *f"pipeline.{command}".split(), "--help"]
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"usage: python -m pipeline.{command}" in done.stdout
@@ -132,6 +164,47 @@ def ends(command: str, *arguments: str) -> int:
         "studio clips --output out --footage torch",
         "demo --seed many",
         "doctor --frobnicate",
+        "encode_latents",
+        "encode_latents --data {here} --base tiny --output out --size 64",
+        "encode_latents --data {here} --base tiny --output out --size 64x64",  # an empty folder
+        "encode_latents --data {here} --base tiny --output {here} --size 64x64",
+        "encode_latents --data {here} --base tiny --output out --size 64x64 --frames 0",
+        "train",
+        "train syncamaster --data {here} --base tiny --output out",
+        "train --data {here} syncammaster",
+        "train syncammaster --data {here} --output out",
+        "train syncammaster --data {here} --base tiny --output out",  # an empty folder
+        "train syncammaster --data {here}/nothing --base tiny --output out --dry-run",
+        "train syncammaster --data {here} --base tiny --output out --resume out/checkpoints/step-00000001",
+        "train syncammaster --data {here} --base tiny --output out --size 64",
+        "train syncammaster --data {here} --base tiny --output out --mix multiview_video",
+        "train syncammaster --data {here} --base tiny --output out --mix multiview_video=0.5",
+        "train syncammaster --data {here} --base tiny --output out --mix multi_view=1",
+        "train syncammaster --data {here} --base tiny --output out --curriculum 0-60",
+        "train syncammaster --data {here} --base tiny --output out --curriculum 0:60-30",
+        "train syncammaster --data {here} --base tiny --output out --batch 2 --micro-batch 4",
+        "train syncammaster --data {here} --base tiny --output out --steps 0",
+        "train syncammaster --data {here} --base tiny --output out --fsdp",
+        "train syncammaster --data {here} --base tiny --output out --camera euler",
+        "train text_to_video --data {here} --base tiny --output out --camera extrinsics",
+        "infer",
+        "infer syncamaster --output out",
+        "infer --output out syncammaster",
+        "infer syncammaster --prompt p --cameras azimuth --output out",
+        "infer syncammaster --weights {here} --prompt p --cameras azimuth --output out",
+        "infer syncammaster --modules-off --base tiny --cameras azimuth --output out --frames 3 --size 64x64",
+        "infer syncammaster --modules-off --base tiny --prompt p --cameras azimut --output out --frames 3 --size 64x64",
+        "infer syncammaster --modules-off --base tiny --prompt p --cameras arc:angel=9 --output out --frames 3 --size 64x64",
+        "infer syncammaster --modules-off --base tiny --prompt p --cameras azimuth --output out --frames 3 --size 60x60",
+        "infer syncammaster --modules-off --base tiny --prompt p --cameras azimuth --output out --video-guidance 2",
+        "evaluate",
+        "evaluate syncamaster --weights {here}",
+        "evaluate syncammaster --weights {here} --output out",
+        "evaluate syncammaster --weights {here} --data {here} --output out",
+        "evaluate syncammaster --weights {here} --data {here} --output out --angles 60-0",
+        "methods.syncammaster.weights",
+        "methods.syncammaster.weights import none.ckpt --output out",
+        "methods.syncammaster.weights import {here} --output {here}",
     ],
 )
 def test_a_wrong_command_line_ends_with_2_says_why_and_writes_nothing(line, tmp_path, monkeypatch, capsys):

@@ -12,9 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import audit, curate
+from pipeline import audit, curate, encode_latents, evaluate, infer, train
+from pipeline.bases.registry import NAMED
 from pipeline.binding import load_recipe, shipped_recipes
+from pipeline.encoding.settings import Encoding
+from pipeline.loader.batch import KINDS
+from pipeline.loader.settings import LoaderSettings
+from pipeline.methods.registry import METHODS
+from pipeline.methods.syncammaster import evaluation, weights
+from pipeline.methods.syncammaster.config import ObjectiveConfig, ViewConfig
 from pipeline.studio import __main__ as studio
+from pipeline.training.settings import FREE, TrainSettings
+from pipeline.viewpoints import PRESETS
 from schemas import manifest
 from schemas.recipe import Encode, MediaLimits, Payload, Recipe, Shards, SourceSpec, Units, parse_recipe
 from schemas.scores import SCORES
@@ -26,6 +35,9 @@ from stages.registry import stages
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted([README, *(ROOT / "docs").glob("*.md")])
+
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def text(name: str) -> str:
@@ -130,7 +142,8 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_every_option_of_curate_is_in_the_readme_and_no_other() -> None:
     of_ray = {"--head", "--dashboard-host", "--disable-usage-stats", "--address", "--working-dir"}
-    assert options(curate._parser()) == set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text("README.md"))) - of_ray
+    elsewhere = section("README.md", "## Train and generate")  # docs/training.md has those
+    assert options(curate._parser()) == set(OPTION.findall(text("README.md").replace(elsewhere, ""))) - of_ray
 
 
 def test_every_audit_verb_is_in_the_readme() -> None:
@@ -163,6 +176,73 @@ def test_yaml_and_json_examples_are_accepted() -> None:
             assert parse_recipe(yaml.safe_load(example)).sources
     (example,) = re.findall(r"```json\n(.*?)```", text("docs/datasets.md"), re.DOTALL)
     assert np.allclose(parse_rig(json.loads(example))["cam01"].c2w[0], np.eye(4))
+
+
+TRAINING = "docs/training.md"
+COMMANDS = {
+    "## `train`": (train.main, ["syncammaster"]),
+    "## `encode_latents`": (encode_latents.main, []),
+    "## `infer`": (infer.main, ["syncammaster"]),
+    "## `evaluate`": (evaluate.main, ["syncammaster"]),
+    "## The published checkpoint": (weights.main, ["import"]),
+}
+
+
+@pytest.mark.parametrize("heading", COMMANDS)
+def test_every_option_of_the_training_commands_is_listed_and_no_other(heading: str) -> None:
+    main, arguments = COMMANDS[heading]
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit):
+        main([*arguments, "--help"])
+    names = re.findall(r"^  (-.*?)(?:  |$)", printed.getvalue().split("examples:")[0], re.MULTILINE)
+    offered = set(OPTION.findall("\n".join(names))) - {"--help"}
+    assert {name for name in table(section(TRAINING, heading)) if name.startswith("--")} == offered
+
+
+def written(value: Any) -> str:
+    """A default as the option takes it."""
+    if value is None or value is False:
+        return "off"
+    if isinstance(value, dict):
+        return ",".join(f"{kind}={share:g}" for kind, share in value.items())
+    if isinstance(value, tuple) and dataclasses.is_dataclass(value[0]):
+        return ",".join(f"{phase.start}:{phase.low:g}-{phase.high:g}" for phase in value)
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize("settings", [LoaderSettings, TrainSettings, ViewConfig, ObjectiveConfig], ids=lambda each: each.__name__)
+def test_every_setting_of_training_is_an_option_with_its_default(settings: Any) -> None:
+    rows = table(section(TRAINING, "## `train`"))
+    for each in dataclasses.fields(settings):
+        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        name = f"--{each.name.replace('_', '-')}"
+        if each.name == "view_rope":
+            assert default is True and rows["--no-view-rope"] == "off"
+        elif default is dataclasses.MISSING:
+            assert each.name == "method" or rows[name] == "required"
+        elif each.name not in ("loader", "options", "init_weights_sha256"):  # made of the others
+            assert rows[name] == written(default), name
+
+
+def test_what_training_reads_builds_on_and_offers_is_named() -> None:
+    assert set(table(section(TRAINING, "## Methods"))) == set(METHODS)
+    sources = {name: source or "none: random weights" for name, (_, source) in NAMED.items()}
+    assert table(section(TRAINING, "## Bases")) == sources
+    presets = {name: ",".join(f"{key}={value:g}" for key, value in own.items()) for name, (_, own, _) in PRESETS.items()}
+    assert presets.items() <= table(section(TRAINING, "## `infer`")).items()
+    assert all(f"`{kind}`" in section(TRAINING, "## Data") for kind in KINDS)
+    (resuming,) = re.findall(r"may change:\n(.*?)\n\n", text(TRAINING), re.DOTALL)
+    assert set(OPTION.findall(resuming)) == {f"--{name.replace('_', '-')}" for name in FREE}
+    assert list(table(section(TRAINING, "### `results.parquet`"))) == evaluation._ROWS.names
+    assert all(f"`{name}`" in section(TRAINING, "## `evaluate`") for name in (evaluation.FULL, *evaluation.COMPARED))
+    assert list(table(section("docs/manifest.md", "### `encoding`"))) == [each.name for each in dataclasses.fields(Encoding)]
+
+
+def test_python_in_the_training_page_names_what_there_is() -> None:
+    for example in re.findall(r"```python\n(.*?)```", text(TRAINING), re.DOTALL):
+        imports = [line for line in example.splitlines() if line.startswith(("from ", "import "))]
+        assert imports
+        exec(compile("\n".join(imports), TRAINING, "exec"), {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
