@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.auditing.folder import OutputError, OutputFolder
-
-EXIT_OK, EXIT_WRONG, EXIT_USAGE = 0, 1, 2
+from pipeline.command import DONE, FAILED, USAGE
 
 EPILOG = """examples:
   python -m pipeline.audit summary out --json | jq '.sources.clips.reasons'
@@ -40,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:  # the reader, `head` say, has seen enough; Python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return DONE
     except OutputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,7 +75,7 @@ def _summary(output: OutputFolder, options: argparse.Namespace) -> int:
 
     summary = summarize(output)
     print(json.dumps(summary, indent=2) if options.json else format_summary(summary))
-    return EXIT_OK
+    return DONE
 
 
 def _verify(output: OutputFolder, options: argparse.Namespace) -> int:
@@ -96,17 +95,17 @@ def _verify(output: OutputFolder, options: argparse.Namespace) -> int:
         print(problem)
     if problems:
         print(f"{len(problems)} problem(s) found in {output.path}")
-        return EXIT_WRONG
+        return FAILED
     shards, samples = (output.dataset(table).count_rows() for table in ("shards", "samples"))
     print(f"intact: {shards} shards ({total} bytes) and {samples} rows agree")
-    return EXIT_OK
+    return DONE
 
 
 def _report(output: OutputFolder, options: argparse.Namespace) -> int:
     from pipeline.report import write_report
 
     print(write_report(output.path, options.output))
-    return EXIT_OK
+    return DONE
 
 
 def _show(output: OutputFolder, options: argparse.Namespace) -> int:
@@ -116,8 +115,8 @@ def _show(output: OutputFolder, options: argparse.Namespace) -> int:
         print(show(output, options.sample_id))
     except UnknownSample as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_WRONG
-    return EXIT_OK
+        return FAILED
+    return DONE
 
 
 def _sql(output: OutputFolder, options: argparse.Namespace) -> int:
@@ -128,7 +127,7 @@ def _sql(output: OutputFolder, options: argparse.Namespace) -> int:
         header, rows = query(output, options.query)
     except QueryError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return USAGE
     if options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(header)
@@ -136,7 +135,7 @@ def _sql(output: OutputFolder, options: argparse.Namespace) -> int:
     else:
         print(text_table(header, rows))
         print(f"({len(rows)} row{'s' if len(rows) != 1 else ''})")
-    return EXIT_OK
+    return DONE
 
 
 if __name__ == "__main__":

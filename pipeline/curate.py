@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.binding import bind, load_recipe, shipped_recipes
+from pipeline.command import DONE, FAILED, USAGE, count
 from pipeline.executors.factory import make_executor
 from pipeline.explain import describe_plan, explain
 from pipeline.plan import PlanError, read_captions
@@ -16,7 +17,7 @@ from pipeline.run import Result, Settings, execute, prepare
 from pipeline.store import sweep
 from schemas.typed import RecipeError, nearest
 
-DONE, FAILED, USAGE, OVER_BUDGET = 0, 1, 2, 3
+OVER_BUDGET = 3  # beside those that all commands share
 
 _EPILOG = """\
 examples:
@@ -166,9 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", metavar="DIR", required=True, help="shards, manifest, run.json and report go here")
     parser.add_argument("--executor", choices=("inline", "process", "ray"), default="process", help="where units run (default: process)")
-    parser.add_argument("--workers", metavar="N", type=_positive, help="units at a time (default: one for each CPU)")
+    parser.add_argument("--workers", metavar="N", type=count(1), help="units at a time (default: one for each CPU)")
     parser.add_argument("--captions", metavar="FILE", help="texts by sample id: .json {id: text}, or .jsonl/.csv with sample_id and text")
-    parser.add_argument("--limit", metavar="N", type=_positive, help="only the first N candidates of every source")
+    parser.add_argument("--limit", metavar="N", type=count(1), help="only the first N candidates of every source")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     parser.add_argument("--explain", action="store_true", help="say why units run again: which part of their key changed")
     parser.add_argument("--retry-errors", action="store_true", help="look again at candidates that ended in E_TIMEOUT, E_OOM or E_IO")
@@ -179,13 +180,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-report", action="store_true", help="leave out the report; python -m pipeline.audit report DIR draws it later")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 def _share(text: str) -> float:

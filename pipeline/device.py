@@ -20,6 +20,11 @@ def device_of(name: str) -> str:
     return name
 
 
+def precision_of(precision: str | None, device: str) -> str:
+    """`precision`, or where none is asked for what suits the device: bf16 on a GPU, float32 elsewhere."""
+    return precision or ("bf16" if device.startswith("cuda") else "no")
+
+
 def dtype_of(precision: str) -> Any:
     """The torch.dtype of a precision."""
     import torch

@@ -1,13 +1,14 @@
 """python -m pipeline.encode_latents: pictures and texts through a base's codec once, so that training need not."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.command import DONE, FAILED, USAGE, count, guarded, size
 from pipeline.device import PRECISIONS, device_of, dtype_of
+from pipeline.exhausted import is_full
 from pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from pipeline.encoding.shard import Folder
     from pipeline.encoding.source import ShardWork
     from pipeline.loader.catalog import Catalog
-
-DONE, FAILED, USAGE = 0, 1, 2
 
 _EPILOG = """\
 examples:
@@ -36,14 +35,7 @@ exit status: 0 done, 1 failed, interrupted or nothing could be encoded (run agai
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        return _encode(options)
-    except ImportError as error:
-        print(f"encode_latents: {error}; it needs the packages of the extra 'train': uv pip install -e '.[train]'", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("encode_latents: interrupted; finished shards stay, the same command goes on after them", file=sys.stderr)
-        return FAILED
+    return guarded("encode_latents", lambda: _encode(options), "finished shards stay, the same command goes on after them")
 
 
 def _encode(options: argparse.Namespace) -> int:
@@ -152,8 +144,6 @@ def describe(folder: "Folder", works: "Sequence[ShardWork]", base: "Base") -> li
 
 
 def _advice(error: Exception, options: argparse.Namespace) -> str:
-    from pipeline.training.errors import is_full
-
     stays = "finished shards stay, the same command goes on after them"
     if is_full(error):
         return f"--output {options.output}: no space is left; make room and run the same command again; {stays}"
@@ -189,33 +179,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", metavar="NAME", help="only samples of this split")
     parser.add_argument("--base", required=True, metavar="NAME|PATH", help="cogvideox-2b, wan2.1-1.3b, tiny, ... or a folder of diffusers")
     parser.add_argument("--output", required=True, metavar="DIR2", help="where the shards go; run again with the same one to resume")
-    parser.add_argument("--size", required=True, type=_size, metavar="HxW", help="height x width of the encoded picture, e.g. 480x832")
+    parser.add_argument("--size", required=True, type=size, metavar="HxW", help="height x width of the encoded picture, e.g. 480x832")
     parser.add_argument(
-        "--frames", type=_positive, metavar="N", help="frames of every video; shorter ones are left out (default: of the shortest)"
+        "--frames", type=count(1), metavar="N", help="frames of every video; shorter ones are left out (default: of the shortest)"
     )
-    parser.add_argument("--frame-stride", type=_positive, default=1, metavar="N", help="take every N-th frame (default: 1)")
+    parser.add_argument("--frame-stride", type=count(1), default=1, metavar="N", help="take every N-th frame (default: 1)")
     parser.add_argument("--precision", choices=PRECISIONS, default="no", help="the base's arithmetic (default: no, float32)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N samples")
+    parser.add_argument("--limit", type=count(1), metavar="N", help="only the first N samples")
     parser.add_argument("--random-base", type=int, metavar="SEED", help="random weights of the true architecture (tests, benchmarks)")
     parser.add_argument("--retry-errors", action="store_true", help="encode shards again that miss samples by errors")
     parser.add_argument("--dry-run", action="store_true", help="say what would be encoded and how large it would be; write nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, e.g. 480x832")
-    return int(match[1]), int(match[2])
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 if __name__ == "__main__":

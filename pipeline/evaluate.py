@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from schemas.typed import nearest
-
-DONE, FAILED, USAGE = 0, 1, 2
-
-# Method -> module with EPILOG, add_options(parser) and run(options) -> results with `lines` and `left_out`.
-METHODS: dict[str, str] = {"syncammaster": "pipeline.methods.syncammaster.evaluation_options"}
+from pipeline.command import DONE, FAILED, USAGE, add_method, guarded
+from pipeline.exhausted import is_full, is_out_of_memory
+from pipeline.methods.registry import EVALUATION
 
 _EPILOG = """\
 examples:
@@ -23,23 +20,15 @@ exit status: 0 done, 1 failed or interrupted (run again to go on), 2 usage
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(list(sys.argv[1:] if arguments is None else arguments))
-    try:
-        return _evaluate(options)
-    except ImportError as error:
-        print(f"evaluate: {error}; it needs the packages of the extra 'train': uv pip install -e '.[train]'", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("evaluate: interrupted; the same command goes on with what is not finished", file=sys.stderr)
-        return FAILED
+    return guarded("evaluate", lambda: _evaluate(options), "the same command goes on with what is not finished")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from pipeline.loader.fetch import StorageError
     from pipeline.metrics.comparison import EvaluationError, table_of
-    from pipeline.training.errors import is_full, is_out_of_memory
 
     try:
-        results: Any = import_module(METHODS[options.method]).run(options)
+        results: Any = import_module(EVALUATION[options.method]).run(options)
     except (ValueError, RuntimeError, OSError, MemoryError, StorageError) as error:
         if is_out_of_memory(error):
             print(
@@ -63,23 +52,16 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Only the named method's module is imported, and none of them imports torch for its options: --help is instant."""
-    shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.evaluate",
         description="Compare what was generated with what was filmed. `python -m pipeline.evaluate METHOD --help` lists the options.",
         epilog=_EPILOG,
-        formatter_class=shape,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    methods = parser.add_subparsers(dest="method", metavar="METHOD", required=True, help=", ".join(METHODS))
-    name = arguments[0] if arguments else ""
-    if name in METHODS:
-        module = import_module(METHODS[name])
-        module.add_options(
-            methods.add_parser(name, description=module.__doc__, epilog=module.EPILOG, formatter_class=shape, allow_abbrev=False)
-        )
-    elif name and not name.startswith("-"):
-        parser.error(f"unknown method {name!r}{nearest(name, METHODS)}")
+    found = add_method(parser, EVALUATION, arguments)
+    if found is not None:
+        of_method, module = found
+        module.add_options(of_method)
     return parser.parse_args(arguments)
 
 

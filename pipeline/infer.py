@@ -6,32 +6,19 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from schemas.typed import nearest
-
-DONE, FAILED, USAGE = 0, 1, 2
-
-# Method -> module with EPILOG, add_options(parser) and prepare(options) -> an object with describe(), load(), run() and less_memory().
-METHODS: dict[str, str] = {"syncammaster": "pipeline.methods.syncammaster.inference"}
+from pipeline.command import DONE, FAILED, USAGE, add_method, guarded
+from pipeline.exhausted import is_full, is_out_of_memory
+from pipeline.methods.registry import INFERENCE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parse(given)
-    try:
-        return _infer(options)
-    except KeyboardInterrupt:
-        print("infer: interrupted; the same command goes on with what is not finished", file=sys.stderr)
-        return FAILED
-    except ImportError as error:
-        print(f"infer: {error}; inference needs the packages of the extra 'train': uv pip install -e '.[train]'", file=sys.stderr)
-        return FAILED
+    options = _parse(list(sys.argv[1:] if arguments is None else arguments))
+    return guarded("infer", lambda: _infer(options), "the same command goes on with what is not finished")
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from pipeline.training.errors import is_full, is_out_of_memory
-
     try:
-        work: Any = import_module(METHODS[options.method]).prepare(options)
+        work: Any = import_module(INFERENCE[options.method]).prepare(options)
         if options.dry_run:
             print("\n".join(work.describe()))
             return DONE
@@ -64,24 +51,15 @@ def _infer(options: argparse.Namespace) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Only the named method's module is imported, and none of them imports torch for its options: --help is instant."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.infer",
         description="Generate videos with what was trained. `python -m pipeline.infer METHOD --help` lists the options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    methods = parser.add_subparsers(dest="method", metavar="METHOD", required=True, help=", ".join(METHODS))
-    name = arguments[0] if arguments else ""
-    if name in METHODS:
-        module = import_module(METHODS[name])
-        shape = argparse.RawDescriptionHelpFormatter
-        module.add_options(
-            methods.add_parser(name, description=module.__doc__, epilog=module.EPILOG, formatter_class=shape, allow_abbrev=False)
-        )
-    elif name and not name.startswith("-"):
-        parser.error(f"unknown method {name!r}{nearest(name, METHODS)}")
-    elif name and name not in ("-h", "--help"):
-        parser.error(f"the method comes first: python -m pipeline.infer {{{','.join(METHODS)}}} {name} ...")
+    found = add_method(parser, INFERENCE, arguments)
+    if found is not None:
+        of_method, module = found
+        module.add_options(of_method)
     return parser.parse_args(arguments)
 
 

@@ -4,17 +4,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.methods.registry import METHODS, method
-from schemas.typed import nearest
+from pipeline.command import DONE, FAILED, USAGE, add_method, guarded, size
+from pipeline.methods.registry import TRAINING
 
 if TYPE_CHECKING:
     from pipeline.training.settings import TrainSettings
-
-DONE, FAILED, USAGE = 0, 1, 2
 
 _EPILOG = """\
 examples:
@@ -43,17 +41,9 @@ exit status: 0 done, 1 failed or stopped (the message says which checkpoint to g
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    name = given[0] if given and given[0] in METHODS else None
-    options, own = _parse(given, name)
-    try:
-        return _train(options, own)
-    except KeyboardInterrupt:
-        print(f"train: interrupted; go on from the last checkpoint in {options.output} with --resume latest", file=sys.stderr)
-        return FAILED
-    except ImportError as error:
-        print(f"train: {error}; training needs the packages of the extra 'train': uv pip install -e '.[train]'", file=sys.stderr)
-        return FAILED
+    options, own = _parse(list(sys.argv[1:] if arguments is None else arguments))
+    go_on = f"go on from the last checkpoint in {options.output} with --resume latest"
+    return guarded("train", lambda: _train(options, own), go_on)
 
 
 def _train(options: argparse.Namespace, own: set[str]) -> int:
@@ -101,7 +91,7 @@ def _settings(options: argparse.Namespace, own: set[str]) -> "TrainSettings":
     from pipeline.training.settings import make_settings
     from pipeline.training.start import weights_digest
 
-    module = method(options.method)
+    module = import_module(TRAINING[options.method])
     apart = {"resume", "dry_run", *own}
     given: dict[str, Any] = {name: value for name, value in vars(options).items() if name not in apart and value is not None}
     for name in ("data", "output", "base"):
@@ -113,42 +103,27 @@ def _settings(options: argparse.Namespace, own: set[str]) -> "TrainSettings":
     return make_settings(given, module.defaults(options.base), {name: getattr(options, name) for name in own})
 
 
-def _parse(arguments: Sequence[str], name: str | None) -> tuple[argparse.Namespace, set[str]]:
-    """The options, and which of them are the method's own. Only the named method's module is imported: --help is instant."""
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, set[str]]:
+    """The options, and which of them are the method's own."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.train",
         description="Train a method on the shards of pipeline.curate. `python -m pipeline.train METHOD --help` lists the options.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    methods = parser.add_subparsers(dest="method", metavar="METHOD", required=True, help=", ".join(METHODS))
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    if name is not None:
-        module: ModuleType = method(name)
-        module.add_options(own)
-        methods.add_parser(
-            name,
-            parents=[_shared(), own],
-            epilog=_EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            description=f"Train {name}. Without an option its default is the paper's, or fits the base.",
-        )
-    elif arguments and not arguments[0].startswith("-"):
-        parser.error(f"unknown method {arguments[0]!r}{nearest(arguments[0], METHODS)}")
-    elif arguments and arguments[0] not in ("-h", "--help"):
-        parser.error(f"the method comes first: python -m pipeline.train {{{','.join(METHODS)}}} {arguments[0]} ...")
+    found = add_method(parser, TRAINING, arguments)
+    if found is None:
+        return parser.parse_args(arguments), set()
+    of_method, module = found
+    _what(of_method.add_argument_group("what and where"))
+    _data(of_method.add_argument_group("data"))
+    _optimisation(of_method.add_argument_group("optimisation"))
+    _placement(of_method.add_argument_group("devices"))
+    _records(of_method.add_argument_group("checkpoints and records"))
+    module.add_options(of_method)
+    own = argparse.ArgumentParser(add_help=False)
+    module.add_options(own)
     return parser.parse_args(arguments), set(vars(own.parse_args([])))
-
-
-def _shared() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _what(parser.add_argument_group("what and where"))
-    _data(parser.add_argument_group("data"))
-    _optimisation(parser.add_argument_group("optimisation"))
-    _placement(parser.add_argument_group("devices"))
-    _records(parser.add_argument_group("checkpoints and records"))
-    return parser
 
 
 def _what(group: Any) -> None:
@@ -168,7 +143,7 @@ def _data(group: Any) -> None:
     group.add_argument("--image-views", metavar="N", type=int, help="views of an image group (default: as --views)")
     group.add_argument("--frames", metavar="N", type=int, help="frames of a clip (default: the base's)")
     group.add_argument("--frame-stride", metavar="N", type=int, help="every n-th frame of the media (default: 1)")
-    group.add_argument("--size", metavar="HxW", type=_size, help="height x width in pixels (default: 384x672; tiny 64x64)")
+    group.add_argument("--size", metavar="HxW", type=size, help="height x width in pixels (default: 384x672; tiny 64x64)")
     group.add_argument(
         "--mix",
         metavar="KIND=SHARE,...",
@@ -215,13 +190,6 @@ def _records(group: Any) -> None:
     group.add_argument("--validate-every", metavar="N", type=int, help="steps between validation videos, 0 for none (default: 1000)")
     group.add_argument("--log-every", metavar="N", type=int, help="steps (default: 10)")
     group.add_argument("--quiet", action="store_true", default=None, help="no progress on the screen")
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, separator, width = text.partition("x")
-    if not separator or not height.isdigit() or not width.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW (height x width), such as 384x672")
-    return int(height), int(width)
 
 
 def _mix(text: str) -> dict[str, float]:

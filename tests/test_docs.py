@@ -18,7 +18,7 @@ from pipeline.binding import load_recipe, shipped_recipes
 from pipeline.encoding.settings import Encoding
 from pipeline.loader.batch import KINDS
 from pipeline.loader.settings import LoaderSettings
-from pipeline.methods.registry import METHODS
+from pipeline.methods.registry import TRAINING as TRAINED
 from pipeline.methods.syncammaster import evaluation, weights
 from pipeline.methods.syncammaster.config import ObjectiveConfig, ViewConfig
 from pipeline.studio import __main__ as studio
@@ -225,7 +225,7 @@ def test_every_setting_of_training_is_an_option_with_its_default(settings: Any) 
 
 
 def test_what_training_reads_builds_on_and_offers_is_named() -> None:
-    assert set(table(section(TRAINING, "## Methods"))) == set(METHODS)
+    assert set(table(section(TRAINING, "## Methods"))) == set(TRAINED)
     sources = {name: source or "none: random weights" for name, (_, source) in NAMED.items()}
     assert table(section(TRAINING, "## Bases")) == sources
     presets = {name: ",".join(f"{key}={value:g}" for key, value in own.items()) for name, (_, own, _) in PRESETS.items()}

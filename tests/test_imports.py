@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.methods.registry import EVALUATION, INFERENCE, TRAINING
+
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("schemas", "stages", "pipeline")  # each may import itself and those before it
 FORBIDDEN = {"schemas": {"torch", "ray", "av"}, "stages": {"ray"}, "pipeline": set()}
@@ -132,7 +134,7 @@ LOADED = "import importlib, json, sys\nfor name in json.loads(sys.argv[1]): impo
         ([name for name in MODULES if in_torch(name)], {*EXTRAS, "ray"} - {"torch"}),
         (["pipeline.curate", "pipeline.demo", "pipeline.audit", "pipeline.studio", "pipeline.doctor"], {*EXTRAS, "ray", "duckdb"}),
         (["pipeline.train", "pipeline.infer", "pipeline.evaluate", "pipeline.encode_latents"], {*EXTRAS, "ray", "duckdb"}),
-        (["pipeline.methods.syncammaster.inference", "pipeline.methods.syncammaster.evaluation_options"], {*EXTRAS, "ray", "duckdb"}),
+        ([*TRAINING.values(), *INFERENCE.values(), *EVALUATION.values()], {*EXTRAS, "ray", "duckdb"}),
         ([name for name in MODULES if name.startswith("schemas")], {*EXTRAS, "ray", "duckdb", "av", "cv2"}),
     ],
     ids=["everything else", "in torch", "commands", "training commands", "options of methods", "schemas"],

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.encoding.sample import Encoder, npz
+from pipeline.encoding.settings import NULL_TEXT
 from pipeline.encoding.shard import STAGE, Failure, Folder, encode_shard
 from pipeline.encoding.source import ShardWork
 from pipeline.progress import Progress
@@ -23,7 +24,6 @@ from schemas.verdict import Reason, Status
 if TYPE_CHECKING:
     from pipeline.bases.base import Base
 
-NULL_TEXT = "null_text.npz"  # `text` [L,D] of the empty text, which text dropout and guidance need
 _UNITS_PER_FILE = 64
 _OURS = re.compile(r"u\d{6,}-[0-9a-f]{16}\.(parquet|tar)|.*-[0-9a-f]{8}\.tar|\.tmp-.*")
 

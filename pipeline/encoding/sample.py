@@ -74,9 +74,11 @@ class Encoder:
         """Frames [F,H,W,3] to [C,f,h,w]. Raises CandidateError for what float16 cannot hold."""
         import torch
 
+        from pipeline.bases.pictures import from_uint8
+
         with torch.no_grad():
-            video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].to(self._base.device).float()  # the codec casts to its own
-            return _half(self._base.encode(video / 127.5 - 1)[0], "the latents")
+            video = from_uint8(torch.from_numpy(frames).permute(3, 0, 1, 2)[None].to(self._base.device))  # the codec casts to its own
+            return _half(self._base.encode(video)[0], "the latents")
 
     def text(self, text: str) -> NDArray[np.float16]:
         """[L,D]."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.bases.base import Base
 
 ENCODING_VERSION = 1
+NULL_TEXT = "null_text.npz"  # beside the shards: `text` [L,D] of the empty text, which text dropout and guidance need
 
 
 @dataclass(frozen=True)

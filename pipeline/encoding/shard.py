@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.encoding.sample import Encoder, Packing, Reading, ahead, taken
 from pipeline.encoding.settings import Encoding
 from pipeline.encoding.source import Rows, ShardWork
+from pipeline.exhausted import is_out_of_memory
 from pipeline.payload import Bytes, content_digest
 from pipeline.rows import plain_text
 from pipeline.store import atomic_file, stable_hash, sync_folder, write_table
@@ -123,7 +124,6 @@ def encode_shard(
 def _samples(folder: Folder, work: ShardWork, encoder: Encoder, store: "Store") -> Iterator[tuple[str, list[Bytes] | Failure]]:
     """Every sample of the shard with its members, or why it has none."""
     from pipeline.loader.fetch import ReadError
-    from pipeline.training.errors import is_out_of_memory
 
     catalog, encoding = folder.catalog, folder.encoding
     short = {i: failure for i in work.samples if (failure := too_short(catalog, i, encoding)) is not None}

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.bases.pictures import from_uint8
+
 Kind = Literal["multiview_video", "multiview_images", "singleview_video"]
 KINDS: tuple[Kind, ...] = ("multiview_video", "multiview_images", "singleview_video")
 
@@ -42,4 +44,4 @@ class Batch:
         """[B,V,3,F,H,W] in [-1,1]. Raises ValueError where latents were read instead."""
         if self.video is None:
             raise ValueError("this batch holds latents, not frames")
-        return self.video.to(device).to(dtype) / 127.5 - 1
+        return from_uint8(self.video.to(device), dtype)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from pipeline.bases.base import Base
+from pipeline.encoding.settings import NULL_TEXT
 from pipeline.loader.batch import Batch
-
-NULL_TEXT = "null_text.npz"  # beside the shards of pipeline.encode_latents
 
 
 def clean_latents(base: Base, batch: Batch, device: torch.device) -> Tensor:

@@ -1,18 +1,14 @@
-"""The methods by name. Each module offers `add_options(parser)`, `defaults(base_name)` and `build(base, options)`."""
+"""The methods by name, and for each command the modules of their options, which import torch only when they run.
 
-from importlib import import_module
-from types import ModuleType
+All offer `add_options(parser)`; their docstring, and EPILOG where they have one, are the command's help.
+"""
 
-from schemas.typed import nearest
-
-METHODS: dict[str, str] = {
-    "syncammaster": "pipeline.methods.syncammaster.training",
-    "text_to_video": "pipeline.methods.text_to_video",
+# `defaults(base_name)` -> settings, `build(base, options)` -> a TrainingMethod.
+TRAINING: dict[str, str] = {
+    "syncammaster": "pipeline.methods.syncammaster.training_options",
+    "text_to_video": "pipeline.methods.text_to_video.training_options",
 }
-
-
-def method(name: str) -> ModuleType:
-    """The module of a method. Raises ValueError for an unknown name."""
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}{nearest(name, METHODS)}")
-    return import_module(METHODS[name])
+# `prepare(options)` -> an object with describe(), load(), run() and less_memory().
+INFERENCE: dict[str, str] = {"syncammaster": "pipeline.methods.syncammaster.inference"}
+# `run(options)` -> results with `lines` and `left_out`.
+EVALUATION: dict[str, str] = {"syncammaster": "pipeline.methods.syncammaster.evaluation_options"}

@@ -1,6 +1,5 @@
 """How a run ends early: what happened, what to change, and which checkpoint is safe."""
 
-import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +8,6 @@ from pipeline.training.checkpoint import latest
 if TYPE_CHECKING:
     from pipeline.training.method import TrainingMethod
     from pipeline.training.settings import TrainSettings
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class TrainingError(RuntimeError):
@@ -23,29 +20,6 @@ def safe(output: Path) -> str:
     if newest is None:
         return "no checkpoint was written yet"
     return f"training state up to step {newest.step} is in {newest.folder}; go on with the same command and --resume latest"
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a write failed for want of room: a full disk, a quota, a limit on file sizes. Libraries wrap the cause."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and not any(cause is each for each in seen):  # a chain may end in a circle
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return True
-        if any(f"os error {number})" in str(cause) for number in _FULL) or "No space left on device" in str(cause):
-            return True
-        seen.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return False
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text or "can't allocate memory" in text)
 
 
 def out_of_memory(

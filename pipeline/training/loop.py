@@ -18,11 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pipeline.exhausted import is_full, is_out_of_memory
 from pipeline.loader.batch import Batch
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Checkpoint, CheckpointError
 from pipeline.training.distribute import gathered, make_accelerator, place, raise_precision, set_modes, sharded_like, whole
-from pipeline.training.errors import TrainingError, is_full, is_out_of_memory, out_of_memory, safe
+from pipeline.training.errors import TrainingError, out_of_memory, safe
 from pipeline.training.log import TrainLog
 from pipeline.training.method import TrainingMethod
 from pipeline.training.randomness import Streams

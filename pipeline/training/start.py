@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import file_digest
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bases.registry import codec_of
 from pipeline.device import dtype_of
+from pipeline.exhausted import is_full, is_out_of_memory
 from pipeline.loader.batch import KINDS, Batch
 from pipeline.loader.catalog import Catalog
 from pipeline.loader.check import check
@@ -22,7 +24,7 @@ from pipeline.loader.settings import LoaderSettings
 from pipeline.store import write_json
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Checkpoint, CheckpointError
-from pipeline.training.errors import TrainingError, is_full, is_out_of_memory, out_of_memory, safe
+from pipeline.training.errors import TrainingError, out_of_memory, safe
 from pipeline.training.method import TrainingMethod
 from pipeline.training.settings import TrainSettings, check_together, differences
 from schemas.typed import RecipeError, to_plain
@@ -199,7 +201,7 @@ def make_method(settings: TrainSettings, hollow: bool = False) -> TrainingMethod
     import torch
 
     from pipeline.bases.registry import NAMED, load_base
-    from pipeline.methods.registry import method
+    from pipeline.methods.registry import TRAINING
 
     torch.manual_seed(settings.seed)  # what a method makes at random, the same on every rank
     named = hollow and settings.base in NAMED
@@ -215,7 +217,7 @@ def make_method(settings: TrainSettings, hollow: bool = False) -> TrainingMethod
         for kind in KINDS:
             if settings.loader.share(kind):
                 base.spec.latent_frames(settings.loader.frames_of(kind))
-        made: TrainingMethod = method(settings.method).build(base, settings.namespace())
+        made: TrainingMethod = import_module(TRAINING[settings.method]).build(base, settings.namespace())
     except ValueError as error:
         raise RecipeError(str(error)) from None
     return made

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.exhausted import is_full
 from pipeline.loader.batch import Batch
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import CheckpointError
-from pipeline.training.errors import TrainingError, is_full
+from pipeline.training.errors import TrainingError
 from pipeline.training.loop import run
 from pipeline.training.randomness import Streams
 from pipeline.training.settings import TrainSettings

@@ -8,6 +8,8 @@ from schemas.typed import bounded
 Translation = Literal["two_metres", "metres", "normalised"]
 CameraForm = Literal["extrinsics", "plucker"]
 
+FPS = 15.0  # of what is generated: SynCamVideo's
+
 
 @dataclass(frozen=True)
 class ViewConfig:

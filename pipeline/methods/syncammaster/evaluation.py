@@ -10,7 +10,7 @@ another clip of the set (all of them: only poses relative to view 0 reach the mo
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bases.base import Base
+from pipeline.bases.pictures import to_uint8
 from pipeline.loader.batch import Batch
 from pipeline.loader.catalog import Catalog
 from pipeline.loader.draw import Draw
@@ -32,7 +33,7 @@ from pipeline.loader.views import choose_views, partners, span
 from pipeline.methods.syncammaster.cameras import camera_tensor
 from pipeline.methods.syncammaster.generate import generate
 from pipeline.methods.syncammaster.model import SynCamModel
-from pipeline.methods.syncammaster.weights import WEIGHTS, load_weights, read_config
+from pipeline.methods.syncammaster.weights import digest_of, load_weights, read_config
 from pipeline.metrics.comparison import MOST_DB, EvaluationError, Line, Score, compare
 from pipeline.metrics.image import psnr, ssim
 from pipeline.metrics.sheet import contact_sheet
@@ -212,7 +213,7 @@ class _Run:
         try:
             load_weights(folder, model)
             key = stable_hash(
-                [to_plain(self._protocol), self._catalog.digest, self._base.spec.name, str(self._base.dtype), _digest(folder)]
+                [to_plain(self._protocol), self._catalog.digest, self._base.spec.name, str(self._base.dtype), digest_of(folder)]
             )
             return [row for name in self._protocol.conditions for row in self._of_condition(model, name, number, key)]
         finally:
@@ -309,7 +310,7 @@ def _rows(clip: Clip, seed: int, condition: str, real: Tensor, ours: Tensor) -> 
         )
     made = []
     for view in range(1, len(clip.views)):
-        a, b = (_bytes(video[view]).permute(1, 0, 2, 3) for video in (real, ours))
+        a, b = (to_uint8(video[view]).permute(1, 0, 2, 3) for video in (real, ours))
         quality = {"psnr": psnr(a, b, data_range=255).clamp(max=MOST_DB), "ssim": ssim(a, b, data_range=255)}
         made.append(
             {
@@ -344,19 +345,10 @@ def _noise_seed(seed: int, sample_id: str) -> int:
     return int.from_bytes(sha256(f"{seed}/{sample_id}".encode()).digest()[:8], "big") >> 1
 
 
-def _bytes(video: Tensor) -> Tensor:
-    return ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 def _png(picture: Tensor) -> bytes:
     """[3,H,W] in [-1,1]."""
     import cv2
 
-    done, data = cv2.imencode(".png", _bytes(picture).permute(1, 2, 0).numpy()[..., ::-1])
+    done, data = cv2.imencode(".png", to_uint8(picture).permute(1, 2, 0).numpy()[..., ::-1])
     assert done, "OpenCV encodes PNG"
     return data.tobytes()
-
-
-def _digest(weights: Path) -> str:
-    with (weights if weights.is_file() else weights / WEIGHTS).open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.device import PRECISIONS, device_of, dtype_of
+from pipeline.command import count, size
+from pipeline.device import PRECISIONS, device_of, dtype_of, precision_of
 
 if TYPE_CHECKING:
     from pipeline.methods.syncammaster.evaluation import Protocol, Results
@@ -34,25 +35,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--data", metavar="DIR", required=True, help="output of pipeline.curate with clips that were not trained on")
     what.add_argument("--selection", metavar="NAME", help="only the sample ids in DIR/selections/NAME.txt")
     what.add_argument("--split", metavar="S", help="only samples of this split")
-    what.add_argument("--limit", metavar="N", type=_count(1), help="only the first N clips that can be used")
+    what.add_argument("--limit", metavar="N", type=count(1), help="only the first N clips that can be used")
     what.add_argument("--output", metavar="DIR", required=True, help="the results go here")
     what.add_argument("--compare", metavar="LIST", default="modules-off,cameras-shuffled", help="conditions beside full (default: both)")
     shape = parser.add_argument_group("shape (default: as the weights were trained)")
-    shape.add_argument("--views", metavar="N", type=_count(2), default=2, help="views of a clip, the input included (default: 2)")
+    shape.add_argument("--views", metavar="N", type=count(2), default=2, help="views of a clip, the input included (default: 2)")
     shape.add_argument("--angles", metavar="LOW-HIGH", type=_angles, help="degrees between the input and each other view (default: any)")
-    shape.add_argument("--frames", metavar="N", type=_count(1), help="frames of a view")
-    shape.add_argument("--frame-stride", metavar="N", type=_count(1), default=1, help="every N-th frame of the clip (default: 1)")
-    shape.add_argument("--size", metavar="HxW", type=_size, help="height x width in pixels")
+    shape.add_argument("--frames", metavar="N", type=count(1), help="frames of a view")
+    shape.add_argument("--frame-stride", metavar="N", type=count(1), default=1, help="every N-th frame of the clip (default: 1)")
+    shape.add_argument("--size", metavar="HxW", type=size, help="height x width in pixels")
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--steps", metavar="N", type=_count(1), default=50, help="(default: 50)")
+    sampling.add_argument("--steps", metavar="N", type=count(1), default=50, help="(default: 50)")
     sampling.add_argument("--video-guidance", metavar="S", type=float, default=1.8, help="scale of the video (default: 1.8)")
     sampling.add_argument("--text-guidance", metavar="S", type=float, default=7.5, help="scale of the text (default: 7.5; 1 with 1: none)")
-    sampling.add_argument("--seed", metavar="N", type=_count(0), default=0, help="of views, noise, shuffle and bootstrap (default: 0)")
+    sampling.add_argument("--seed", metavar="N", type=count(0), default=0, help="of views, noise, shuffle and bootstrap (default: 0)")
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--batch", metavar="N", type=_count(1), default=1, help="clips generated at once (default: 1)")
+    machine.add_argument("--batch", metavar="N", type=count(1), default=1, help="clips generated at once (default: 1)")
     machine.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     machine.add_argument("--precision", choices=PRECISIONS, help="no is float32 (default: bf16 on a GPU, no on the CPU)")
-    machine.add_argument("--random-base", metavar="SEED", type=_count(0), help="random weights of the base's architecture (tests)")
+    machine.add_argument("--random-base", metavar="SEED", type=count(0), help="random weights of the base's architecture (tests)")
     machine.add_argument("--quiet", action="store_true", help="no progress on the screen")
 
 
@@ -74,8 +75,9 @@ def run(options: argparse.Namespace) -> "Results":
         raise ValueError(f"--data {options.data}: holds latents; the truth is in pictures, give the folder that they came from")
     samples = eligible(catalog, protocol)[: options.limit]
     device = device_of(options.device)
-    precision = options.precision or ("bf16" if device.startswith("cuda") else "no")
-    base = load_base(options.base or config.base, dtype=dtype_of(precision), device=device, seed=options.random_base)
+    base = load_base(
+        options.base or config.base, dtype=dtype_of(precision_of(options.precision, device)), device=device, seed=options.random_base
+    )
     base.spec.latent_frames(protocol.frames)
     base.spec.latent_size(*protocol.size)
     total = len(samples) * len(weights) * len(protocol.conditions)
@@ -104,29 +106,13 @@ def _protocol(options: argparse.Namespace, trained: dict[str, object]) -> "Proto
     from pipeline.methods.syncammaster.evaluation import Protocol
     from schemas.typed import build
 
-    frames, size = options.frames or trained.get("frames"), options.size or trained.get("size")
-    if frames is None or size is None:
+    frames, pixels = options.frames or trained.get("frames"), options.size or trained.get("size")
+    if frames is None or pixels is None:
         raise ValueError(f"--weights {options.weights[0]} do not say at what size they were trained; give --size HxW and --frames N")
     names = ("views", "frame_stride", "steps", "video_guidance", "text_guidance", "angles", "seed")
     asked = {name: getattr(options, name) for name in names}
     compared = [name.strip() for name in options.compare.split(",") if name.strip()]
-    return build(Protocol, {**asked, "frames": frames, "size": size, "compare": compared}, "options")
-
-
-def _count(low: int) -> "type[int]":
-    def number(text: str) -> int:
-        if not text.isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least {low}")
-        return int(text)
-
-    return number  # type: ignore[return-value]
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not height.isdigit() or not width.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW (height x width), such as 384x672")
-    return int(height), int(width)
+    return build(Protocol, {**asked, "frames": frames, "size": pixels, "compare": compared}, "options")
 
 
 def _angles(text: str) -> tuple[float, float]:

@@ -5,11 +5,11 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.device import device_of, dtype_of
+from pipeline.device import device_of, dtype_of, precision_of
+from pipeline.exhausted import is_out_of_memory
 from pipeline.generated import is_finished, write_sample
 from pipeline.methods.syncammaster.inference_options import EPILOG, TEXT_GUIDANCE, VIDEO_GUIDANCE, add_options, check_together
 from pipeline.methods.syncammaster.jobs import Job, Shape, over_shards, single
@@ -50,7 +50,7 @@ def prepare(options: argparse.Namespace) -> "Inference":
     from pipeline.bases.registry import load_base
     from pipeline.methods.syncammaster.config import ViewConfig
     from pipeline.methods.syncammaster.model import SynCamModel
-    from pipeline.methods.syncammaster.weights import load_weights
+    from pipeline.methods.syncammaster.weights import digest_of, load_weights
 
     check_together(options)
     weights = None if options.weights is None else Path(options.weights)
@@ -74,7 +74,7 @@ def prepare(options: argparse.Namespace) -> "Inference":
         notes.append(f"warning: {weights} was not trained in novel-view mode (--novel-view): with an input video expect strange results")
     for note in notes:
         print(f"infer: {note}", file=sys.stderr)
-    digest = None if weights is None else _digest(weights)
+    digest = None if weights is None else digest_of(weights)
     requests = [_request(options, job, shape, name, config, digest, probe.spec, view) for job in jobs]
     return Inference(options, shape, name, weights, view, probe.spec, added, list(zip(jobs, requests, strict=True)))
 
@@ -157,6 +157,7 @@ class Inference:
         import torch
         from tqdm import tqdm
 
+        from pipeline.bases.pictures import from_uint8, to_uint8
         from pipeline.methods.syncammaster.cameras import camera_tensor
         from pipeline.methods.syncammaster.generate import generate
 
@@ -164,7 +165,7 @@ class Inference:
         assert base is not None and model is not None
         cameras, pictures = job.read()
         told = camera_tensor(cameras.c2w[None], cameras.K[None], [cameras.metric], base.spec, self.view, self.shape.size)
-        video = None if pictures is None else torch.from_numpy(pictures).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        video = None if pictures is None else from_uint8(torch.from_numpy(pictures).permute(3, 0, 1, 2)[None])
         guidance = request["guidance"]
         hidden = True if options.quiet else None  # None shows the bar on a terminal only
         bar = tqdm(total=options.steps, desc=job.name or METHOD, unit="step", disable=hidden, file=sys.stderr)
@@ -189,7 +190,7 @@ class Inference:
             )
         if not torch.isfinite(made).all():
             raise ValueError(f"what was generated is not finite; the weights, or --precision {_precision(options)}, are at fault")
-        views = ((made[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1)
+        views = to_uint8(made[0]).permute(0, 2, 3, 4, 1)
         write_sample(job.folder, views.contiguous().numpy(), cameras, request, self._made_with(), options.fps)
 
     def _made_with(self) -> dict[str, Any]:
@@ -287,20 +288,12 @@ def _request(
     }
 
 
-def _digest(weights: Path) -> str:
-    from pipeline.methods.syncammaster.weights import WEIGHTS
-
-    with (weights if weights.is_file() else weights / WEIGHTS).open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
 def _precision(options: argparse.Namespace) -> str:
-    return options.precision or ("bf16" if device_of(options.device).startswith("cuda") else "no")
+    return precision_of(options.precision, device_of(options.device))
 
 
 def _check_text_encoder(base: "Base") -> None:
     """Random weights of a named base come without a text encoder. Raises ValueError."""
-    from pipeline.training.errors import is_out_of_memory
 
     try:
         base.embed([""])

@@ -2,12 +2,13 @@
 
 import argparse
 import math
-from typing import Any
 
+from pipeline.command import count, size
+from pipeline.device import PRECISIONS
 from pipeline.generated import CAMERAS
+from pipeline.methods.syncammaster.config import FPS
 from pipeline.viewpoints.presets import described
 
-FPS = 15.0  # SynCamVideo's
 VIDEO_GUIDANCE, TEXT_GUIDANCE = 1.8, 7.5  # the paper's, with an input video
 
 EPILOG = f"""\
@@ -40,9 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--dry-run", action="store_true", help="check everything and say what would be done; load no base, write nothing")
     video = parser.add_argument_group("input video (weights trained with --novel-view)")
     video.add_argument("--video", metavar="FILE", help="becomes view 0 as it is; the other views are generated to go with it")
-    video.add_argument("--video-start", metavar="N", type=_count(0), default=0, help="its first frame (default: 0)")
+    video.add_argument("--video-start", metavar="N", type=count(0), default=0, help="its first frame (default: 0)")
     video.add_argument(
-        "--video-stride", metavar="N", type=_count(1), help="every N-th frame, also of --data (default: as in training, else 1)"
+        "--video-stride", metavar="N", type=count(1), help="every N-th frame, also of --data (default: as in training, else 1)"
     )
     video.add_argument("--video-guidance", metavar="S", type=float, help=f"scale of the video (default: {VIDEO_GUIDANCE})")
     video.add_argument("--text-guidance", metavar="S", type=float, help=f"scale of the text beside a video (default: {TEXT_GUIDANCE})")
@@ -50,15 +51,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data", metavar="DIR", help="output of pipeline.curate: texts and cameras of its samples, keyed by sample id")
     data.add_argument("--selection", metavar="NAME", help="only the sample ids in DIR/selections/NAME.txt")
     data.add_argument("--split", metavar="S", help="only samples of this split")
-    data.add_argument("--limit", metavar="N", type=_count(1), help="only the first N samples")
+    data.add_argument("--limit", metavar="N", type=count(1), help="only the first N samples")
     data.add_argument("--video-from-data", action="store_true", help="each sample's first view is the input video")
     shape = parser.add_argument_group("shape (default: as the weights were trained)")
-    shape.add_argument("--views", metavar="N", type=_count(1), help="views, view 0 included")
-    shape.add_argument("--frames", metavar="N", type=_count(1), help="frames of a view")
-    shape.add_argument("--size", metavar="HxW", type=_size, help="height x width in pixels")
+    shape.add_argument("--views", metavar="N", type=count(1), help="views, view 0 included")
+    shape.add_argument("--frames", metavar="N", type=count(1), help="frames of a view")
+    shape.add_argument("--size", metavar="HxW", type=size, help="height x width in pixels")
     shape.add_argument("--fps", metavar="N", type=float, default=FPS, help="frames a second of the written files (default: 15)")
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--steps", metavar="N", type=_count(1), default=50, help="(default: 50)")
+    sampling.add_argument("--steps", metavar="N", type=count(1), default=50, help="(default: 50)")
     sampling.add_argument("--guidance", metavar="G", type=float, help="scale of the text (default: CogVideoX 6, Wan 5; 1: none)")
     sampling.add_argument(
         "--dynamic-guidance",
@@ -66,12 +67,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="let the scale vary over the steps as the CogVideoX release does (default: CogVideoX yes, Wan no)",
     )
     sampling.add_argument("--negative-prompt", metavar="TEXT", help="instead of no text (default: none; the published checkpoint: Wan's)")
-    sampling.add_argument("--seed", metavar="N", type=_count(0), default=0, help="of the noise (default: 0)")
+    sampling.add_argument("--seed", metavar="N", type=count(0), default=0, help="of the noise (default: 0)")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    machine.add_argument("--precision", choices=("no", "bf16", "fp16"), help="no is float32 (default: bf16 on a GPU, no on the CPU)")
+    machine.add_argument("--precision", choices=PRECISIONS, help="no is float32 (default: bf16 on a GPU, no on the CPU)")
     machine.add_argument("--sequential-guidance", action="store_true", help="a step's passes one by one: less memory, more time")
-    machine.add_argument("--random-base", metavar="SEED", type=_count(0), help="random weights of the base's architecture (tests)")
+    machine.add_argument("--random-base", metavar="SEED", type=count(0), help="random weights of the base's architecture (tests)")
     machine.add_argument("--quiet", action="store_true", help="no progress on the screen")
 
 
@@ -97,19 +98,3 @@ def check_together(options: argparse.Namespace) -> None:
     for is_wrong, message in wrong:
         if is_wrong:
             raise ValueError(message)
-
-
-def _count(low: int) -> Any:
-    def number(text: str) -> int:
-        if not text.isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least {low}")
-        return int(text)
-
-    return number
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not height.isdigit() or not width.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW (height x width), such as 384x672")
-    return int(height), int(width)

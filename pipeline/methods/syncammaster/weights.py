@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ class WeightsConfig:
     extra: dict[str, Any] = field(default_factory=dict)
     method: str = METHOD
     format: int = FORMAT
+
+
+def digest_of(weights: Path) -> str:
+    """Hex sha256 of a checkpoint file, or of the weights in a folder."""
+    with (weights if weights.is_file() else weights / WEIGHTS).open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], config: ViewConfig, base: str, extra: dict[str, Any]) -> None:

@@ -1,16 +1,11 @@
-"""Train the tiny base itself on single views, so that the other methods have something frozen to build on.
+"""Training of the tiny base. Published bases come trained; continuing their training is not what this is for."""
 
-Published bases come trained; continuing their training is not what this is for.
-"""
-
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.bases.base import Base
 from pipeline.bases.tiny import TinyBase
 from pipeline.loader.batch import Batch
 from pipeline.methods.conditions import Texts, clean_latents
@@ -18,21 +13,6 @@ from pipeline.training.method import TrainingMethod
 from pipeline.training.randomness import Streams
 
 _TEXT_DROPOUT = 0.1
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """None: batch, frames and mix say it all. Every view of a sample counts as a clip of its own."""
-
-
-def defaults(base: str) -> dict[str, Any]:
-    return {"frames": 3, "size": (64, 64), "curriculum": [], "precision": "no"}
-
-
-def build(base: Base, options: argparse.Namespace) -> "TextToVideo":
-    """Raises ValueError for another base than tiny."""
-    if not isinstance(base, TinyBase):
-        raise ValueError(f"text_to_video trains the tiny base, got {base.spec.name!r}; published bases are used as they come")
-    return TextToVideo(base, Texts(base, options.data if options.payload == "latents" else None))
 
 
 class _Objective(nn.Module):
