@@ -17,7 +17,7 @@ from pipeline.loader.catalog import Member
 REMOTE_GAP = 256 << 10  # bytes that are cheaper to read and drop than another request is
 DENSE = 0.5  # where at least this share of a stretch is wanted, it is read as one
 LARGEST = 32 << 20  # a request is not made larger than this by joining; several of them travel at the same time
-CONCURRENT = 16
+CONCURRENT = 64  # of one call: the latency counts once for so many, and 16 samples of 4 views are about 50 ranges
 ATTEMPTS = 5
 FIRST_DELAY_S = 0.1
 
