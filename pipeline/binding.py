@@ -20,6 +20,7 @@ from schemas.recipe import Encode, MediaLimits, Recipe, SourceSpec, parse_recipe
 from schemas.scores import SCORES
 from schemas.typed import RecipeError, build, nearest, to_plain
 from stages.ingest import Ingest, ingests
+from stages.perception.weights import Weights, WeightsError, find
 from stages.registry import stages
 from stages.stage import Limit, Sampler, Scorer, Stage
 
@@ -35,6 +36,7 @@ class Source:
     media: MediaLimits
     seed: int
     keep_rejected: str
+    accept_noncommercial: bool = False
 
     @cached_property
     def ingest(self) -> Ingest:
@@ -47,12 +49,29 @@ class Source:
         where, known, made = f"recipe.sources.{self.name}.stages", stages(), []
         for i, spec in enumerate(self.spec.stages):
             found = _find(spec.name, known, Stage, f"{where}[{i}]", "stage")
-            made.append(found(build(found.Config, spec.settings, f"{where}[{i}].{spec.name}")))
+            made.append(found(build(found.Config, spec.settings, f"{where}[{i}].{spec.name}"), self.accept_noncommercial))
         return tuple(made)
 
     @property
     def sampler(self) -> Sampler | None:
         return next((stage for stage in self.stages if isinstance(stage, Sampler)), None)
+
+    def weights_of(self, stage: Stage) -> tuple[Weights, ...]:
+        """The checkpoints that a stage's results depend on. Raises WeightsError for one that is not there or not accepted."""
+        if stage not in self._weights:
+            accept = self.accept_noncommercial
+            self._weights[stage] = tuple(find(name, path, accept_noncommercial=accept) for name, path in stage.weights())
+        return self._weights[stage]
+
+    @cached_property
+    def _weights(self) -> dict[Stage, tuple[Weights, ...]]:
+        return {}
+
+    def settings_of(self, stage: Stage) -> dict[str, Any]:
+        """What a stage's results depend on beside its version and what it looks at."""
+        settings = stage.compute_settings()
+        digests = [weights.sha256 for weights in self.weights_of(stage)]
+        return {**settings, "weights": digests} if digests else settings
 
     def limits(self) -> list[tuple[str, Limit]]:
         return [(stage.name, limit) for stage in self.stages for limit in stage.limits()]
@@ -72,7 +91,7 @@ class Source:
                 {
                     "name": class_name(stage),
                     "version": stage.version,
-                    "settings": stage.compute_settings(),
+                    "settings": self.settings_of(stage),
                     "limits": {limit.key: limit.value for limit in stage.limits()},
                 }
                 for stage in self.stages
@@ -131,10 +150,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     return parse_recipe(document)
 
 
-def bind(recipe: Recipe, seed: int | None = None) -> dict[str, Source]:
-    """Every source of the recipe, checked. `seed` overrides the recipe's."""
+def bind(recipe: Recipe, seed: int | None = None, accept_noncommercial: bool = False) -> dict[str, Source]:
+    """Every source of the recipe, checked. `seed` overrides the recipe's; weights are accepted where recipe or caller says so."""
+    accept = recipe.accept_noncommercial or accept_noncommercial
     bound = {
-        name: Source(name, spec, recipe.media, recipe.seed if seed is None else seed, recipe.keep_rejected)
+        name: Source(name, spec, recipe.media, recipe.seed if seed is None else seed, recipe.keep_rejected, accept)
         for name, spec in recipe.sources.items()
     }
     for source in bound.values():
@@ -147,6 +167,7 @@ def _check(source: Source) -> None:
     available = set(source.ingest.provides)
     previous: Stage | None = None
     for i, stage in enumerate(source.stages):
+        _check_weights(source, stage, f"{where}.stages[{i}]")
         missing = stage.needs - available
         if missing:
             raise RecipeError(
@@ -170,6 +191,13 @@ def _check(source: Source) -> None:
             "'payload: {video: {codec: h264, crf: 14}}'"
         )
     _check_ranking(source, where)
+
+
+def _check_weights(source: Source, stage: Stage, where: str) -> None:
+    try:
+        source.weights_of(stage)
+    except WeightsError as error:
+        raise RecipeError(f"{where}: {stage.name!r} cannot run: {error}") from None
 
 
 def _check_ranking(source: Source, where: str) -> None:

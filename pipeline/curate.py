@@ -89,7 +89,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             raise ValueError(f"--output {options.output} lies inside the input of {name!r}; it would be read as footage")
         if output in root.parents:
             raise ValueError(f"the input of {name!r} lies inside --output {options.output}, which the run keeps in order; name another")
-    sources = bind(recipe, options.seed)
+    sources = bind(recipe, options.seed, options.accept_noncommercial)
     return Settings(
         recipe=recipe,
         sources={name: sources[name] for name in recipe.sources if name in roots},
@@ -177,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--error-budget", metavar="SHARE", type=_share, default=0.05, help="errors that are tolerated, 0 to 1 (default: 0.05)"
     )
+    parser.add_argument("--accept-noncommercial", action="store_true", help="load weights whose licence forbids commercial use")
     parser.add_argument("--no-report", action="store_true", help="leave out the report; python -m pipeline.audit report DIR draws it later")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser

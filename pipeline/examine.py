@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.binding import Source, class_name
 from pipeline.parts import MemberStore, members_to_json
-from pipeline.payload import PAYLOAD_VERSION, describe, make_members
+from pipeline.payload import PAYLOAD_VERSION, describe, make_members, members_from_plain, members_to_plain
 from pipeline.rows import Row, child_fields, child_to_plain, scene_fields
 from pipeline.steps import StepStore, step_key
 from schemas.candidate import Candidate, child_key
@@ -21,7 +21,8 @@ from schemas.scores import SCORES
 from schemas.typed import to_plain
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media, SandboxError
-from stages.stage import Findings, Item, Sampler, Scorer, Tier
+from stages.stage import Findings, Item, Sampler, Scorer, Stage, Tier, Watcher
+from stages.watch import watch
 
 INGEST_VERSION = 1
 
@@ -79,7 +80,7 @@ class Examiner:
         """Every stage in the recipe's order: on the source until a sampler has run, then on its children."""
         current = [row]
         failed_at: dict[str, Tier] = {}
-        for stage in self.source.stages:
+        for stage, together in _groups(self.source.stages):
             if isinstance(stage, Sampler):
                 if not row.clean:
                     row.stopped_at = stage.name
@@ -88,17 +89,18 @@ class Examiner:
                 failed_at = {child.sample_id: Tier.HEADER for child in current if not child.clean}
             elif isinstance(stage, Scorer):
                 for each in current:
-                    self._score(stage, each, lazy, failed_at)
+                    self._score_all(together, each, lazy, failed_at)
         return [each for each in current if each is not row]
 
     def _sample(self, stage: Sampler, row: Row, lazy: "_LazyScene") -> list[Row]:
         candidate, seed = row.candidate, self.source.seed
-        key = step_key(class_name(stage), stage.version, {**stage.compute_settings(), "seed": seed}, row.identity())
+        key = step_key(class_name(stage), stage.version, {**self.source.settings_of(stage), "seed": seed}, row.identity())
         row.step_keys[stage.name] = key
+        row.touched_by(self.source.weights_of(stage))
 
         def compute() -> list[dict[str, Any]]:
             scene = lazy.get()
-            children = stage.sample(scene, _mix(seed, candidate))
+            children = stage.sample(scene, _mix(seed, candidate), self.media)
             suffixes = Counter(child.suffix for child in children)
             if suffixes and max(suffixes.values()) > 1:
                 twice = suffixes.most_common(1)[0][0]
@@ -123,31 +125,42 @@ class Examiner:
         child.add(plain["scores"], child_fields(plain))
         child.reject([Reason(reason) for reason in plain["reasons"]])
         child.step_keys.update(row.step_keys)
+        child.weights.update(row.weights)
         return child
 
-    def _score(self, stage: Scorer, row: Row, lazy: "_LazyScene", failed_at: dict[str, Tier]) -> None:
+    def _score_all(self, scorers: Sequence[Scorer], row: Row, lazy: "_LazyScene", failed_at: dict[str, Tier]) -> None:
+        """Scorers that stand together: one, or several Watchers, which look at one decode of the item."""
+        seen = _Seen(self, row, lazy, [each for each in scorers if isinstance(each, Watcher)])
+        for stage in scorers:
+            self._score(stage, row, lazy, failed_at, seen)
+
+    def _score(self, stage: Scorer, row: Row, lazy: "_LazyScene", failed_at: dict[str, Tier], seen: "_Seen") -> None:
         """One scorer on one item, unless a cheaper tier has already failed it."""
         failed = failed_at.get(row.sample_id)
         if row.error_message is not None or (failed is not None and failed < stage.tier and not self.source.spec.exhaustive):
             row.stopped_at = row.stopped_at or stage.name
             return
-        settings = {**stage.compute_settings(), "media": to_plain(self.source.media)}
-        key = step_key(class_name(stage), stage.version, settings, row.identity())
-        row.step_keys[stage.name] = key
+        key = row.step_keys[stage.name] = self._key(stage, row)
+        row.touched_by(self.source.weights_of(stage))
 
         def compute() -> dict[str, Any]:
-            found: Findings = stage.score(Item(row.sample_id, row.kind, lazy.get(), row.child), self.media)
+            found: Findings = seen.of(stage) if isinstance(stage, Watcher) else stage.score(_item(row, lazy), self.media)
             unknown = sorted(set(found.scores) - set(SCORES))
             if unknown:
                 raise ValueError(f"{stage.name} gave the scores {unknown}, which schemas.scores does not list")
-            return {"scores": dict(found.scores), "fields": dict(found.fields)}
+            return {"scores": dict(found.scores), "fields": dict(found.fields), "members": members_to_plain(found.members)}
 
         with self._guard(row, stage.name), self._timed(stage.name):
             found = self.store.get(key, compute)
             row.add(found["scores"], found["fields"])
+            row.arrays.update(found["members"])
             row.reject(stage.decide(row.scores))
         if not row.clean:
             failed_at.setdefault(row.sample_id, stage.tier)
+
+    def _key(self, stage: Scorer, row: Row) -> str:
+        settings = {**self.source.settings_of(stage), "media": to_plain(self.source.media)}
+        return step_key(class_name(stage), stage.version, settings, row.identity())
 
     def _finish(self, rows: list[Row], lazy: "_LazyScene") -> list[dict[str, Any]]:
         """Payload of what is kept, and every row as a record."""
@@ -164,19 +177,21 @@ class Examiner:
     def _pack(self, row: Row, lazy: "_LazyScene") -> None:
         record = row.record(self.source.spec.license, self.unit)
         caption = row.fields["caption"]
-        described = {name: record[name] for name in ("split", "license", "angle_bins", "pairs", "notes")}
+        described = {name: record[name] for name in ("split", "license", "angle_bins", "pairs", "notes", "weights")}
         settings = {
             "payload": to_plain(self.source.spec.payload),
             "sample_id": row.sample_id,
             "caption": caption,
             "described": described,
             "media": to_plain(self.source.media),
+            "arrays": row.arrays,
         }
         row.payload_key = step_key("payload", PAYLOAD_VERSION, settings, row.identity())
         members = self.parts.reuse(row.payload_key)
         if members is None:
-            item = Item(row.sample_id, row.kind, lazy.get(), row.child)
-            members = self.parts.add(make_members(item, self.source.spec.payload, self.media, describe(item, record), caption))
+            item = _item(row, lazy)
+            made = make_members(item, self.source.spec.payload, self.media, describe(item, record), caption)
+            members = self.parts.add(sorted([*made, *members_from_plain(row.arrays)], key=lambda member: member.name))
         row.members = members_to_json(members)
 
     @contextmanager
@@ -202,6 +217,40 @@ class Examiner:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - started
+
+
+def _groups(stages: Sequence[Stage]) -> list[tuple[Stage, list[Scorer]]]:
+    """(the stage, or the first of several Watchers that follow each other, and the scorers that run together)."""
+    groups: list[tuple[Stage, list[Scorer]]] = []
+    for stage in stages:
+        if isinstance(stage, Watcher) and groups and isinstance(groups[-1][0], Watcher):
+            groups[-1][1].append(stage)
+        else:
+            groups.append((stage, [stage] if isinstance(stage, Scorer) else []))
+    return groups
+
+
+def _item(row: Row, lazy: "_LazyScene") -> Item:
+    return Item(row.sample_id, row.kind, lazy.get(), row.child)
+
+
+class _Seen:
+    """What the Watchers of a group found in one item, all of those whose results are not stored in one pass."""
+
+    def __init__(self, examiner: Examiner, row: Row, lazy: "_LazyScene", watchers: Sequence[Watcher]) -> None:
+        self._examiner, self._row, self._lazy, self._watchers = examiner, row, lazy, watchers
+        self._found: dict[Watcher, Findings | Exception] | None = None
+
+    def of(self, stage: Watcher) -> Findings:
+        """Called when the stage's result is not stored. Raises what the stage raised."""
+        examiner, row = self._examiner, self._row
+        if self._found is None:
+            missing = [each for each in self._watchers if each is stage or not examiner.store.knows(examiner._key(each, row))]
+            self._found = dict(zip(missing, watch(missing, _item(row, self._lazy), examiner.media), strict=True))
+        found = self._found[stage]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 class _LazyScene:

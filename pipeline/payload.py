@@ -1,12 +1,15 @@
 """What a kept sample packs.
 
-Members: `viewNN.mp4` (source bytes, or re-encoded), `viewNN.jpg|png`, `cameras.npz`, `meta.json`, `caption.txt`.
+Members: `viewNN.mp4` (source bytes, or re-encoded), `viewNN.jpg|png`, `cameras.npz`, `meta.json`, `caption.txt`, and the `*.npz`
+that stages found.
 Source bytes are not copied here: a member that is a source file stays a reference until its shard is written, so they
 are read once and written once.
 """
 
+import base64
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -131,6 +134,20 @@ def _cameras(tracks: list[tuple[CameraTrack, NDArray[np.int64]]]) -> bytes:
     return buffer.getvalue()
 
 
+def members_to_plain(members: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, str]:
+    """A stage's members as JSON: stem -> the npz, in base64."""
+    plain = {}
+    for stem, arrays in sorted(members.items()):
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **dict(sorted(arrays.items())))
+        plain[stem] = base64.b64encode(buffer.getvalue()).decode()
+    return plain
+
+
+def members_from_plain(plain: Mapping[str, str]) -> list[Bytes]:
+    return [Bytes(f"{stem}.npz", base64.b64decode(data)) for stem, data in sorted(plain.items())]
+
+
 def describe(item: Item, row: dict[str, Any]) -> dict[str, Any]:
     """meta.json: what a reader of the shard alone needs to know. Holds nothing that a changed limit would change."""
     scene: Scene = item.scene
@@ -149,7 +166,7 @@ def describe(item: Item, row: dict[str, Any]) -> dict[str, Any]:
                 "pts_ns": [int(t) for t in view.index.pts_ns[frames]] if item.child else None,
             }
         )
-    kept = ("sample_id", "parent_id", "source", "candidate_id", "kind", "split", "license", "angle_bins", "pairs")
+    kept = ("sample_id", "parent_id", "source", "candidate_id", "kind", "split", "license", "angle_bins", "pairs", "weights")
     return {**{name: row[name] for name in kept}, "notes": dict(row["notes"] or []), "views": views}
 
 

@@ -1,6 +1,6 @@
 """From what the stages found to a row of the manifest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from schemas.frames import Scene
 from schemas.manifest import SAMPLES
 from schemas.scores import SCORES
 from schemas.verdict import CandidateError, Reason, status_of
+from stages.perception.weights import Weights
 from stages.stage import Child, ItemKind
 
 # Columns of a unit's part beside those of `samples`: what packing and reruns need. Dropped when tables are compacted.
@@ -48,6 +49,8 @@ class Row:
     payload_key: str | None = None
     features: str | None = None
     plain: dict[str, Any] | None = None  # of a child: what its sampler proposed
+    arrays: dict[str, str] = field(default_factory=dict)  # stem -> npz in base64: what stages found, to be packed
+    weights: dict[str, Weights] = field(default_factory=dict)  # that touched it, by name
 
     @property
     def child(self) -> Child | None:
@@ -80,6 +83,9 @@ class Row:
                 value = {**self.fields.get("notes", {}), **value}
             self.fields[name] = value
 
+    def touched_by(self, weights: Sequence[Weights]) -> None:
+        self.weights.update({each.name: each for each in weights})
+
     def record(self, license: str | None, unit: str) -> dict[str, Any]:
         """The row as the part's schema wants it."""
         candidate, notes = self.candidate, self.fields.get("notes", {})
@@ -106,6 +112,7 @@ class Row:
             **{name: self.fields.get(name) for name in _MEASURED},
             "scores": {name: self.scores.get(name) for name in SCORES},
             "notes": sorted((plain_text(name), plain_text(text)) for name, text in notes.items()) or None,
+            "weights": [self.weights[name].plain() for name in sorted(self.weights)] or None,
             "step_keys": sorted(self.step_keys.items()) or None,
             "shard": None,
             "content_sha256": None,

@@ -29,11 +29,14 @@ class StepStore:
     computed: int = 0
     reused: int = 0
 
+    def knows(self, key: str) -> bool:
+        """Whether `get` would compute nothing."""
+        result = self.known.get(key)
+        return result is not None and not (self.retry_provisional and result.get("error", [None])[0] in PROVISIONAL)
+
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
         """The stored JSON-ready result, or that of `compute`, which is stored. A CandidateError is a result too."""
-        result = self.known.get(key)
-        if result is not None and self.retry_provisional and result.get("error", [None])[0] in PROVISIONAL:
-            result = None
+        result = self.known[key] if self.knows(key) else None
         if result is None:
             self.computed += 1
             try:

@@ -26,6 +26,8 @@ PAIR = pa.struct(
     ]
 )
 
+WEIGHTS = pa.struct([("name", pa.string()), ("sha256", pa.string()), ("license", pa.string()), ("noncommercial", pa.bool_())])
+
 SAMPLES = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),  # the sample key: [A-Za-z0-9_-]+
@@ -57,6 +59,7 @@ SAMPLES = pa.schema(
         pa.field("pairs", pa.list_(PAIR)),
         pa.field("scores", pa.struct([(name, pa.float64()) for name in SCORES]), nullable=False),
         pa.field("notes", pa.map_(pa.string(), pa.string())),  # decisions worth auditing, e.g. the crop-or-scale rule
+        pa.field("weights", pa.list_(WEIGHTS)),  # checkpoints that its scores and members depend on; null where there are none
         pa.field("step_keys", pa.map_(pa.string(), pa.string())),
         pa.field("shard", pa.string()),  # null unless kept and packed
         pa.field("content_sha256", pa.string()),  # over the names and hashes of the sample's members

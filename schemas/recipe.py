@@ -92,6 +92,7 @@ class Recipe:
     shards: Shards = field(default_factory=Shards)
     media: MediaLimits = field(default_factory=MediaLimits)
     keep_rejected: Literal["none", "features", "payload"] = "features"
+    accept_noncommercial: bool = False  # weights whose licence forbids commercial use may be loaded
     sources: Mapping[str, SourceSpec] = field(default_factory=dict)
 
 

@@ -42,4 +42,15 @@ SCORES: dict[str, Score] = {
     "brightness": Score("0..1", "median over sampled frames of the mean luma"),
     "dark_fraction": Score("fraction", "median share of crushed pixels (luma below 16 of 255)"),
     "bright_fraction": Score("fraction", "median share of blown-out pixels (luma above 250 of 255)"),
+    # Motion of single-view clips (models); lengths are shares of the image diagonal
+    "camera_motion": Score("fraction of diagonal", "how far the camera's own motion moves the picture, at most, over the clip"),
+    "foreground_motion": Score("fraction of diagonal", "how far the region that moves most does so against the camera's motion"),
+    "n_masks": Score("regions", "regions of the first frame that were followed"),
+    "visible_fraction": Score("fraction", "share of the followed points that are visible, over all frames"),
+    # Conditions for in-betweening (models)
+    "n_lines": Score("lines", "line segments matched between the first and the last frame"),
+    "n_people": Score("people", "people found in both the first and the last frame"),
+    "pose_score": Score("0..1", "mean score of the body keypoints found"),
+    # Shots
+    "shot_frames": Score("frames", "length of the shot between two cuts"),
 }

@@ -58,6 +58,10 @@ class Reason(StrEnum):
     UNEVEN_FRAME_RATE = "uneven_frame_rate"  # no frame lies near enough to where the stride wants one
     START_END_TOO_SIMILAR = "start_end_too_similar"
     START_END_TOO_DIFFERENT = "start_end_too_different"
+    CAMERA_MOVES = "camera_moves"
+    SUBJECT_STILL = "subject_still"
+    FEW_LINES = "few_lines"
+    FEW_PEOPLE = "few_people"
     NO_CHILDREN = "no_children"  # a source from which nothing could be sampled
     OVER_TARGET_COUNT = "over_target_count"  # fine, but the source's target_count holds better ones
 
@@ -139,6 +143,10 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.UNEVEN_FRAME_RATE: "No frame lies near enough to where the stride wants one.",
     Reason.START_END_TOO_SIMILAR: "First and last frame are too much alike to bridge.",
     Reason.START_END_TOO_DIFFERENT: "First and last frame have too little in common to bridge.",
+    Reason.CAMERA_MOVES: "The camera itself moves more than the recipe allows.",
+    Reason.SUBJECT_STILL: "Nothing moves enough against the background.",
+    Reason.FEW_LINES: "Too few line segments match between the first and the last frame.",
+    Reason.FEW_PEOPLE: "Fewer people in both the first and the last frame than the recipe asks for.",
     Reason.NO_CHILDREN: "Nothing could be sampled from this source.",
     Reason.OVER_TARGET_COUNT: "Fine, but the source's target count holds better ones.",
     Reason.CAMERA_ONLY: "The dataset publishes cameras without footage for it.",

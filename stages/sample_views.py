@@ -248,7 +248,7 @@ class ViewGroups(Sampler):
         """The limits too: they steer the search, so other limits find other groups."""
         return super().compute_settings() | {each.key: each.value for each in self.limits()}
 
-    def sample(self, scene: Scene, seed: int) -> list[Child]:
+    def sample(self, scene: Scene, seed: int, media: Media) -> list[Child]:
         if len(scene.views) != 1:
             message = f"view_groups draws from one moving camera, got {len(scene.views)} views; use view_angles"
             raise CandidateError(Reason.E_CAMERA, message)

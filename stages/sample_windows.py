@@ -73,7 +73,7 @@ class Windows(Sampler):
     Config = WindowsConfig
     config: WindowsConfig
 
-    def sample(self, scene: Scene, seed: int) -> list[Child]:
+    def sample(self, scene: Scene, seed: int, media: Media) -> list[Child]:
         index = min((view.index for view in scene.views), key=len)
         times = [view.index.pts_ns for view in scene.views]
         clip = clip_frames(scene)

@@ -7,7 +7,7 @@ Config declares, so that a changed limit recomputes nothing.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar, Literal
@@ -69,6 +69,14 @@ class Findings:
 
     scores: Mapping[str, float | None] = field(default_factory=dict)  # names of schemas.scores
     fields: Mapping[str, Any] = field(default_factory=dict)  # columns of the manifest: pairs, angle_bins, notes
+    # What a kept sample packs beside its views: stem -> arrays of the member STEM.npz (no objects; small: they are stored for
+    # rejected samples too).
+    members: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+
+
+def placement(default: Any) -> Any:
+    """A Config field that says where or how fast to compute, not what: no part of the step key."""
+    return dataclasses.field(default=default, metadata={"placement": True})
 
 
 def limit(score: str, op: Literal[">=", "<="], reason: Reason, default: float | None = None) -> Any:
@@ -108,8 +116,13 @@ class Stage(ABC):
     provides: ClassVar[frozenset[str]] = frozenset()
     Config: ClassVar[type]
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, accept_noncommercial: bool = False) -> None:
         self.config = config
+        self.accept_noncommercial = accept_noncommercial  # of weights: what the recipe, or the command, says
+
+    def weights(self) -> tuple[tuple[str, str | None], ...]:
+        """The checkpoints that results depend on: (name in stages.perception.weights, the user's own file or None). None by default."""
+        return ()
 
     def limits(self) -> list[Limit]:
         """The limits that the recipe switched on, in the order of the Config."""
@@ -121,10 +134,9 @@ class Stage(ABC):
         return found
 
     def compute_settings(self) -> dict[str, Any]:
-        """The settings that results depend on: the Config without its limits. Part of the step key."""
-        return {
-            each.name: to_plain(getattr(self.config, each.name)) for each in dataclasses.fields(self.config) if "limit" not in each.metadata
-        }
+        """The settings that results depend on: the Config without limits and placement. Part of the step key."""
+        computing = [each.name for each in dataclasses.fields(self.config) if not {"limit", "placement"} & set(each.metadata)]
+        return {name: to_plain(getattr(self.config, name)) for name in computing}
 
     def decide(self, scores: Mapping[str, float | None]) -> list[Reason]:
         """Every limit that the scores violate, in the order of the Config."""
@@ -132,12 +144,12 @@ class Stage(ABC):
 
 
 class Sampler(Stage):
-    """Turns a scene into children. Cheap (headers and cameras only), so it runs anew each time."""
+    """Turns a scene into children, from headers, cameras or a look at the frames. Stands first whatever it costs."""
 
     tier = Tier.HEADER
 
     @abstractmethod
-    def sample(self, scene: Scene, seed: int) -> list[Child]:
+    def sample(self, scene: Scene, seed: int, media: Media) -> list[Child]:
         """Children in a fixed order. The seed is the recipe's mixed with the candidate's identity."""
 
 
@@ -147,3 +159,44 @@ class Scorer(Stage):
     @abstractmethod
     def score(self, item: Item, media: Media) -> Findings:
         """Compute; do not decide. Raises CandidateError where the item cannot be examined."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Frames that a Watcher wants of one output view. size: (width, height) they are scaled to; None for the source's own."""
+
+    view: int  # position in `item.selection()`
+    frames: NDArray[np.int64]  # positions in that view's index, strictly ascending
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A frame as a Watcher sees it. pixels [H,W,3] uint8 RGB: not to be written to, others look at them too."""
+
+    view: int
+    frame: int
+    pixels: NDArray[np.uint8]
+
+
+class Watcher(Scorer):
+    """A Scorer that looks at frames one after another. All Watchers of a source share one decode of an item."""
+
+    tier = Tier.MODELS
+
+    @abstractmethod
+    def wants(self, item: Item) -> list[Look]:
+        """At most one Look for each view, views ascending."""
+
+    @abstractmethod
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        """Compute from the frames that were asked for: view by view, frame by frame. Runs in a thread beside other Watchers', one
+        item at a time; it need not take all frames. Raises CandidateError where the item cannot be examined."""
+
+    def score(self, item: Item, media: Media) -> Findings:
+        from stages.watch import watch
+
+        [found] = watch([self], item, media)
+        if isinstance(found, BaseException):
+            raise found
+        return found

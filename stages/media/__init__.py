@@ -5,7 +5,7 @@ wall-clock and memory limits (`stages.media.sandbox`), so a file that crashes, h
 Importing this package imports neither av nor cv2 nor torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from stages.media.sandbox import Sandbox, SandboxError
 
 __all__ = ["Media", "SandboxError"]
 
+_CHUNK_BYTES = 32 << 20  # of pictures that `stream` takes from the child at once
 _VIEWS_A_CALL = 12  # views indexed in one call: enough to save the way there and back, few enough for one timeout
 
 
@@ -79,6 +80,28 @@ class Media:
         """
         frames: NDArray[np.uint8] = self._call("stages.media.requests:frames", ref, index, _positions(wanted, len(index)), size)
         return frames
+
+    def stream(
+        self,
+        ref: MediaRef,
+        index: FrameIndex,
+        wanted: Sequence[int] | NDArray[np.int64],
+        sizes: Sequence[tuple[int, int] | None] = (None,),
+    ) -> Iterator[list[NDArray[np.uint8]]]:
+        """The frames at strictly ascending positions, one after another, decoded once and in bounded memory.
+
+        Each comes as a list of [H,W,3] uint8 RGB, one for each of `sizes`: (width, height), or None for the source's own.
+        """
+        positions = _positions(wanted, len(index), ascending=True)
+        if (np.diff(positions) == 0).any():
+            raise ValueError("stream gives each frame once")
+        pixels = sum(width * height for width, height in ((size or (index.width, index.height)) for size in sizes))
+        step = max(1, _CHUNK_BYTES // max(1, 3 * pixels))
+        for start in range(0, len(positions), step):
+            stop = min(len(positions), start + step)
+            arrays = self._call("stages.media.requests:chunk", ref, index, positions, list(sizes), start, stop)
+            for i in range(stop - start):
+                yield [array[i] for array in arrays]
 
     def map_frames(
         self,

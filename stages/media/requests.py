@@ -1,6 +1,7 @@
 """What the decoding child does for `Media`: one function per method, on absolute paths."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -58,6 +59,60 @@ def frames(
     for i, pixels in enumerate(_arrays(ref, paths, limits, index, unique, size, gray=False)):
         out[places == i] = pixels
     return out
+
+
+@dataclass
+class _Open:
+    """A pass over a view that is still under way, so that the next chunk goes on where the last one ended."""
+
+    key: tuple[Any, ...]
+    at: int
+    frames: Iterator[list[NDArray[np.uint8]]]
+
+
+_open: _Open | None = None
+
+
+def chunk(
+    ref: MediaRef,
+    paths: list[str],
+    limits: MediaLimits,
+    index: FrameIndex,
+    wanted: NDArray[np.int64],
+    sizes: list[tuple[int, int] | None],
+    start: int,
+    stop: int,
+) -> list[NDArray[np.uint8]]:
+    """Frames wanted[start:stop] (strictly ascending) at each of the sizes: for each one [n,H,W,3] RGB.
+
+    Asked for from the first on, chunk after chunk, a view is decoded once, whatever the length of its groups of pictures.
+    """
+    global _open
+    key = (ref, tuple(paths), wanted.tobytes(), tuple(sizes))
+    if _open is None or _open.key != key or _open.at != start:
+        _open = _Open(key, start, _at_sizes(ref, paths, limits, index, wanted[start:], sizes))
+    going, _open = _open, None  # what fails half-way is not gone on with
+    found = [next(going.frames) for _ in range(stop - start)]
+    if stop < len(wanted):
+        going.at, _open = stop, going
+    return [np.stack(pictures) for pictures in zip(*found, strict=True)]
+
+
+def _at_sizes(
+    ref: MediaRef,
+    paths: list[str],
+    limits: MediaLimits,
+    index: FrameIndex,
+    wanted: NDArray[np.int64],
+    sizes: list[tuple[int, int] | None],
+) -> Iterator[list[NDArray[np.uint8]]]:
+    if ref.kind == "video":
+        converters = [Converter(index, size, False) for size in sizes]
+        for picture in pictures(_single(paths), limits, index, wanted):
+            yield [converter.array(picture) for converter in converters]
+        return
+    for pixels in _arrays(ref, paths, limits, index, wanted, None, gray=False):
+        yield [stills.resize(pixels, size, False) for size in sizes]
 
 
 def map_frames(

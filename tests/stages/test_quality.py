@@ -19,6 +19,8 @@ from stages.quality import HEIGHT, Header, HeaderConfig, Quality, QualityConfig,
 from stages.sample_windows import Windows, WindowsConfig
 from stages.stage import Child, Item
 
+UNREAD = Media(Path(), MediaLimits())  # samplers of cameras and headers look at no frame
+
 MakeClip = Callable[..., Scene]
 Scores = dict[str, float | None]
 
@@ -122,7 +124,7 @@ def test_a_window_is_judged_by_its_own_frames(media: Media, make_clip: MakeClip)
     frames = drifting(50)
     frames[25:] = [np.zeros_like(frames[0])] * 25
     scene = make_clip(frames)
-    light, dark = Windows(WindowsConfig()).sample(scene, 0)
+    light, dark = Windows(WindowsConfig()).sample(scene, 0, UNREAD)
     assert scored(media, scene, light)[0]["black_fraction"] == 0
     assert scored(media, scene, dark)[0]["black_fraction"] == 1
 
@@ -183,7 +185,7 @@ class TestHeader:
 
     def test_windows_have_their_own_rate_and_length(self, make_scene: Callable[..., Scene]) -> None:
         scene = make_scene(frames=200)
-        child = Windows(WindowsConfig(stride=3)).sample(scene, 0)[0]
+        child = Windows(WindowsConfig(stride=3)).sample(scene, 0, UNREAD)[0]
         scores = Header(HeaderConfig()).score(Item("key", "window", scene, child), None).scores  # type: ignore[arg-type]
         assert scores["fps"] == pytest.approx(10) and scores["duration_s"] == pytest.approx(2.5) and scores["n_frames"] == 25
 

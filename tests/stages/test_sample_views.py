@@ -11,10 +11,12 @@ import pytest
 from schemas.camera import CameraTrack, from_w2c, intrinsics, look_at
 from schemas.frames import Scene
 from schemas.manifest import ANGLE_BINS
+from schemas.recipe import MediaLimits
 from schemas.typed import RecipeError, build
 from schemas.verdict import CandidateError, Reason
 from stages.geometry.overlap import one_way_overlap
 from stages.group_search import pairs_within, spread_members
+from stages.media import Media
 from stages.sample_views import (
     MAX_POSES,
     Sync,
@@ -25,6 +27,8 @@ from stages.sample_views import (
     ViewGroupsConfig,
 )
 from stages.stage import Child, Findings, Item, Stage
+
+UNREAD = Media(Path(), MediaLimits())  # samplers of cameras and headers look at no frame
 
 MakeScene = Callable[..., Scene]
 MakeTrack = Callable[..., CameraTrack]
@@ -152,7 +156,7 @@ class TestViewAngles:
 
 
 def groups(scene: Scene, seed: int = 0, **settings: Any) -> list[Child]:
-    return ViewGroups(build(ViewGroupsConfig, settings, "x")).sample(scene, seed)
+    return ViewGroups(build(ViewGroupsConfig, settings, "x")).sample(scene, seed, UNREAD)
 
 
 def kept(children: list[Child]) -> list[Child]:
@@ -223,7 +227,7 @@ class TestViewGroups:
     def test_large_angles_without_overlap_are_refused_for_both(self, make_scene: MakeScene, make_track: MakeTrack) -> None:
         scene = make_scene(frames=100, cameras=[make_track(pan(100, 120))], kind="posed_video")
         stage = ViewGroups(ViewGroupsConfig(min_baseline=None))
-        refused = {child.fields["notes"]["no_such_angle"].split()[0]: child for child in stage.sample(scene, 0) if child.reasons}
+        refused = {child.fields["notes"]["no_such_angle"].split()[0]: child for child in stage.sample(scene, 0, UNREAD) if child.reasons}
         assert set(refused) == {"30-90", "60-120"}  # a 60-degree lens that turns by 30 keeps half of the image
         for child in refused.values():
             assert stage.decide(child.scores) == [Reason.LOW_OVERLAP]
@@ -232,7 +236,7 @@ class TestViewGroups:
     def test_other_limits_name_themselves(self, make_scene: MakeScene, make_track: MakeTrack) -> None:
         scene = make_scene(frames=60, cameras=[make_track(np.repeat(orbit(1, 0), 60, axis=0), fov_deg=110)], kind="posed_video")
         stage = ViewGroups(ViewGroupsConfig())
-        children = stage.sample(scene, 0)
+        children = stage.sample(scene, 0, UNREAD)
         assert len(children) == 3 and all(child.reasons == (Reason.NO_SUCH_ANGLE,) for child in children)
         assert stage.decide(children[0].scores) == [Reason.SMALL_BASELINE, Reason.WIDE_FOV]
         assert children[0].fields["notes"]["angle_fallback"].endswith("no group passes the limits")

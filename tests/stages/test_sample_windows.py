@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,20 @@ from hypothesis import strategies as st
 
 from schemas.camera import CameraTrack, look_at
 from schemas.frames import Scene
+from schemas.recipe import MediaLimits
 from schemas.typed import RecipeError, build
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media
 from stages.sample_windows import TIE_NS, Endpoints, EndpointsConfig, Windows, WindowsConfig, luma_difference, nearest, video_split
 from stages.stage import Child, Item
 
+UNREAD = Media(Path(), MediaLimits())  # samplers of cameras and headers look at no frame
+
 MakeScene = Callable[..., Scene]
 
 
 def windows(scene: Scene, seed: int = 0, **settings: Any) -> list[Child]:
-    return Windows(build(WindowsConfig, settings, "x")).sample(scene, seed)
+    return Windows(build(WindowsConfig, settings, "x")).sample(scene, seed, UNREAD)
 
 
 def judged(child: Child, **settings: Any) -> list[Reason]:

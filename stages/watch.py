@@ -1,0 +1,96 @@
+"""Several Watchers over one decode: each in a thread of its own, all fed from a single pass over the item's frames."""
+
+from collections.abc import Iterator, Sequence
+from queue import Queue
+from threading import Thread
+
+import numpy as np
+
+from stages.media import Media
+from stages.stage import Findings, Item, Look, Shown, Watcher
+
+_AHEAD = 8  # frames that wait for a slow Watcher: a bound on memory
+
+
+def watch(watchers: Sequence[Watcher], item: Item, media: Media) -> list[Findings | Exception]:
+    """What each Watcher found, or the exception that it raised; the others go on. An exception of the decoder is everyone's."""
+    seats = [_Seat(watcher, item) for watcher in watchers]
+    for seat in seats:
+        seat.thread.start()
+    try:
+        for shown, takers in _pass(seats, item, media):
+            for seat in takers:
+                seat.give(shown[seat])
+        failure: Exception | None = None
+    except Exception as error:
+        failure = error
+    except BaseException as error:
+        _end(seats, RuntimeError(f"stopped by {type(error).__name__}"))
+        raise
+    _end(seats, failure)
+    return [seat.outcome for seat in seats]
+
+
+class _Seat:
+    """One Watcher: the frames it wants, the queue they come through, and what became of it."""
+
+    def __init__(self, watcher: Watcher, item: Item) -> None:
+        self.outcome: Findings | Exception = RuntimeError("not run")
+        self.looks: list[Look] = []
+        self.left = False  # it has returned or raised: it wants no more frames
+        self._queue: Queue[Shown | Exception | None] = Queue(_AHEAD)
+        self.thread = Thread(target=self._run, args=(watcher, item), name=f"look-{watcher.name}", daemon=True)
+        try:
+            self.looks = watcher.wants(item)
+        except Exception as error:
+            self._refused: Exception | None = error
+        else:
+            self._refused = None
+
+    def give(self, shown: Shown | Exception | None) -> None:
+        self._queue.put(shown)
+
+    def _run(self, watcher: Watcher, item: Item) -> None:
+        try:
+            if self._refused is not None:
+                raise self._refused
+            self.outcome = watcher.look(item, self._frames())
+        except Exception as error:
+            self.outcome = error
+        self.left = True
+        while self._queue.get() is not None:  # what was on its way: the feeder must never wait for one that has left
+            pass
+
+    def _frames(self) -> Iterator[Shown]:
+        while (shown := self._queue.get()) is not None:
+            if isinstance(shown, Exception):
+                self._queue.put(None)
+                raise shown
+            yield shown
+        self._queue.put(None)  # for whoever asks again
+
+
+def _end(seats: Sequence[_Seat], failure: Exception | None) -> None:
+    for seat in seats:
+        if failure is not None:
+            seat.give(failure)
+        seat.give(None)
+    for seat in seats:
+        seat.thread.join()
+
+
+def _pass(seats: Sequence[_Seat], item: Item, media: Media) -> Iterator[tuple[dict[_Seat, Shown], list[_Seat]]]:
+    """Every wanted frame of every view, in order, with those who want it; ends early when nobody is left."""
+    for number, (position, _) in enumerate(item.selection()):
+        looks = {seat: look for seat in seats for look in seat.looks if look.view == number and len(look.frames)}
+        if not looks:
+            continue
+        view = item.scene.views[position]
+        sizes = list(dict.fromkeys(look.size for look in looks.values()))
+        wanted = np.unique(np.concatenate([look.frames for look in looks.values()]))
+        sets = {seat: frozenset(look.frames.tolist()) for seat, look in looks.items()}
+        for frame, pictures in zip(wanted.tolist(), media.stream(view.media, view.index, wanted, sizes), strict=True):
+            takers = [seat for seat in looks if not seat.left and frame in sets[seat]]
+            yield {seat: Shown(number, frame, pictures[sizes.index(looks[seat].size)]) for seat in takers}, takers
+            if all(seat.left for seat in looks):
+                break

@@ -1,0 +1,129 @@
+"""Watchers: frames as asked for, one decode for all of them, and one that fails costs the others nothing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from schemas.frames import Scene
+from schemas.verdict import CandidateError, Reason
+from stages.media import Media
+from stages.stage import Findings, Item, Look, Shown, Watcher
+from stages.watch import watch
+
+MakeClip = Callable[..., Scene]
+FRAMES = 40
+
+
+@dataclass(frozen=True)
+class Config:
+    frames: tuple[int, ...] = tuple(range(FRAMES))
+    size: tuple[int, int] | None = None
+    take: int = FRAMES
+    fail: bool = False
+
+
+@dataclass
+class Seen:
+    frames: list[int] = field(default_factory=list)
+    pixels: list[NDArray[np.uint8]] = field(default_factory=list)
+
+
+class Mean(Watcher):
+    """The mean of every frame."""
+
+    name = "mean"
+    version = 1
+    needs = frozenset({"video"})
+    Config = Config
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(Config(**settings))
+        self.seen = Seen()
+
+    def wants(self, item: Item) -> list[Look]:
+        return [Look(0, np.array(self.config.frames, np.int64), self.config.size)]
+
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        for _ in range(self.config.take):
+            shown = next(frames, None)
+            if shown is None:
+                break
+            self.seen.frames.append(shown.frame)
+            self.seen.pixels.append(shown.pixels)
+        if self.config.fail:
+            raise CandidateError(Reason.E_STAGE, "told to fail")
+        return Findings({"n_frames": len(self.seen.frames)})
+
+
+@pytest.fixture
+def clip(make_clip: MakeClip) -> Scene:
+    """Frame i has luma 5 i + 20."""
+    return make_clip([np.full((48, 64), 5 * i + 20, np.uint8) for i in range(FRAMES)])
+
+
+def item(scene: Scene) -> Item:
+    return Item("key", "video", scene)
+
+
+def test_each_sees_the_frames_it_asked_for_at_its_size(clip: Scene, media: Media) -> None:
+    every, some, small = Mean(), Mean(frames=(3, 4, 30)), Mean(frames=(0, 39), size=(16, 12))
+    found = watch([every, some, small], item(clip), media)
+    assert [each.scores["n_frames"] for each in found] == [40, 3, 2]
+    for each, shape in ((every, (48, 64, 3)), (some, (48, 64, 3)), (small, (12, 16, 3))):
+        assert each.seen.frames == list(each.config.frames)
+        for frame, pixels in zip(each.seen.frames, each.seen.pixels, strict=True):
+            assert pixels.shape == shape and abs(pixels.mean() - (5 * frame + 20)) < 3
+
+
+def test_alone_it_sees_the_same_pixels(clip: Scene, media: Media) -> None:
+    """Else a stage's result would depend on what else a recipe asks for."""
+    alone, beside = Mean(size=(20, 16)), Mean(size=(20, 16))
+    alone.score(item(clip), media)
+    watch([Mean(), beside, Mean(frames=(7,), size=(30, 30))], item(clip), media)
+    assert np.array_equal(alone.seen.pixels, beside.seen.pixels)
+
+
+def test_one_decode_serves_all_and_is_not_begun_anew(clip: Scene, media: Media, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.media._CHUNK_BYTES", 5 * 3 * 48 * 64)  # five frames at a time
+    begun = media.run("tests.stages.test_watch:passes_begun")
+    watch([Mean(), Mean(frames=(2, 3))], item(clip), media)
+    assert media.run("tests.stages.test_watch:passes_begun") == begun + 1
+
+
+def passes_begun() -> int:
+    """Runs in the sandbox: counts from its first call on."""
+    from stages.media import requests
+
+    if not hasattr(requests, "_begun"):
+        whole = requests._at_sizes
+        requests._begun = 0  # type: ignore[attr-defined]
+
+        def counting(*arguments: Any) -> Any:
+            requests._begun += 1  # type: ignore[attr-defined]
+            return whole(*arguments)
+
+        requests._at_sizes = counting
+    return int(requests._begun)  # type: ignore[attr-defined]
+
+
+def test_one_that_fails_or_leaves_costs_the_others_nothing(clip: Scene, media: Media) -> None:
+    failing, early, whole = Mean(fail=True, take=2), Mean(take=1), Mean()
+    found = watch([failing, early, whole], item(clip), media)
+    assert isinstance(found[0], CandidateError) and found[0].reason == Reason.E_STAGE
+    assert [each.scores["n_frames"] for each in found[1:]] == [1, 40]
+
+
+def test_frames_that_cannot_be_decoded_are_everyones_error(clip: Scene, media: Media) -> None:
+    path = media.path(clip.views[0].media.files[0].path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found = watch([Mean(), Mean(frames=(39,))], item(clip), media)
+    assert all(isinstance(each, CandidateError) for each in found), found
+
+
+def test_a_frame_that_is_not_there_is_the_watchers_bug(clip: Scene, media: Media) -> None:
+    found = watch([Mean(frames=(FRAMES,))], item(clip), media)
+    assert isinstance(found[0], IndexError)
