@@ -12,25 +12,13 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from schemas.typed import RecipeError, nearest
+from stages.perception.checkpoints import CHECKPOINTS, Checkpoint
+
+__all__ = ["CHECKPOINTS", "Checkpoint", "Weights", "WeightsError", "cache", "digest_of", "find"]
 
 
 class WeightsError(RecipeError):
     """A checkpoint that is not there, not accepted, or not what it should be. The message says what to do."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """file: its name in the cache. license: SPDX where there is one."""
-
-    name: str
-    file: str
-    license: str
-    purpose: str
-    noncommercial: bool = False
-    sha256: str | None = None
-
-
-CHECKPOINTS: dict[str, Checkpoint] = {}
 
 
 @dataclass(frozen=True)
