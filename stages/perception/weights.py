@@ -1,20 +1,34 @@
-"""The registry of checkpoints: where each comes from, what it weighs, under which licence, and how it is found on this machine.
+"""How a checkpoint is found on this machine, and proven to be the one that it says.
 
-`find` never downloads. A user's own file wins; else what `python -m pipeline.weights fetch` put into the cache counts, or what an
-installed package brings along.
+`find` never downloads. A user's own file or folder wins; then what `python -m pipeline.weights fetch` put into the cache counts, then
+what an installed package brings along, then the hub's own cache. `stages.perception.checkpoints` is the table, `fetch` the download.
 """
 
 import contextlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from schemas.typed import RecipeError, nearest
-from stages.perception.checkpoints import CHECKPOINTS, Checkpoint
+from stages.perception.checkpoints import CHECKPOINTS, Checkpoint, Hub, Wheel
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "Weights", "WeightsError", "cache", "digest_of", "find"]
+__all__ = [
+    "CHECKPOINTS",
+    "Checkpoint",
+    "Weights",
+    "WeightsError",
+    "accepted",
+    "cache",
+    "digest_of",
+    "expected",
+    "find",
+    "located",
+    "proven",
+]
 
 
 class WeightsError(RecipeError):
@@ -23,7 +37,7 @@ class WeightsError(RecipeError):
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint that was found. sha256 in hex."""
+    """A checkpoint that was found: a file or a folder. sha256 in hex."""
 
     name: str
     path: Path
@@ -41,8 +55,8 @@ def cache() -> Path:
     return Path(os.environ.get("PARALLAX_WEIGHTS") or Path.home() / ".cache" / "parallax" / "weights")
 
 
-def find(name: str, path: str | None = None, *, accept_noncommercial: bool = False) -> Weights:
-    """The checkpoint of that name; path: the user's own file instead of the cache's. Raises WeightsError."""
+def accepted(name: str, accept_noncommercial: bool) -> Checkpoint:
+    """What the table says of it. Raises WeightsError for a name that it does not have, or a licence that nobody accepted."""
     if name not in CHECKPOINTS:
         raise WeightsError(f"no checkpoint {name!r}{nearest(name, CHECKPOINTS)}")
     known = CHECKPOINTS[name]
@@ -51,24 +65,86 @@ def find(name: str, path: str | None = None, *, accept_noncommercial: bool = Fal
             f"{name} is licensed {known.license}, which forbids commercial use; where that is fine, give --accept-noncommercial, "
             "or set accept_noncommercial: true in the recipe"
         )
-    file = Path(path) if path is not None else cache() / known.file
-    if not file.is_file():
-        raise WeightsError(f"{name}: there is no {file}; fetch it with: python -m pipeline.weights fetch {name}")
-    return Weights(name, file, digest_of(file), known.license, known.noncommercial)
+    return known
 
 
-def digest_of(file: Path) -> str:
-    """Hex sha256; remembered in the cache as long as the file's size and time stay what they were."""
-    file = file.resolve()
+def find(name: str, path: str | None = None, *, accept_noncommercial: bool = False) -> Weights:
+    """The checkpoint of that name; path: the user's own file or folder instead. Nothing is downloaded.
+
+    path wins and may hold any bytes (its digest travels with the results); elsewhere they must be the known ones, or those that the
+    first fetch recorded. A folder may be given for a file that it holds under its usual name. Raises WeightsError.
+    """
+    known = accepted(name, accept_noncommercial)
+    if path is not None:
+        return proven(known, _own(known, Path(path).expanduser()))
+    found = located(known)
+    if found is None:
+        raise WeightsError(f"{name} is not on this machine; {_how(known)}")
+    weights = proven(known, found)
+    wanted = expected(known)
+    if wanted is not None and weights.sha256 != wanted:
+        raise WeightsError(f"{name}: {found} has the sha256 {weights.sha256} instead of {wanted}; fetch it again: {_fetch(known)}")
+    return weights
+
+
+def located(known: Checkpoint) -> Path | None:
+    """Where it lies: in the cache, in an installed package, in the hub's cache; None where it is in none. Reads no big file,
+    except to see that an installed package brings the version that the table knows."""
+    ours = cache() / known.file
+    if _whole(ours, known):
+        return ours
+    if isinstance(known.source, Wheel):
+        return _installed(known, known.source)
+    if isinstance(known.source, Hub):
+        return _in_hub_cache(known.source)
+    return None
+
+
+def proven(known: Checkpoint, path: Path) -> Weights:
+    """That checkpoint, as it lies there, with its digest."""
+    return Weights(known.name, path, digest_of(path, _files_of(known)), known.license, known.noncommercial)
+
+
+def expected(known: Checkpoint) -> str | None:
+    """The sha256 that the table knows, or else the one that the first fetch recorded; None before that."""
+    if known.sha256 is not None:
+        return known.sha256
+    try:
+        return record_of(known).read_text("utf-8").split()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def record_of(known: Checkpoint) -> Path:
+    """The file that remembers the digest of the first fetch, in the form of `sha256sum`."""
+    ours = cache() / known.file
+    return ours.with_name(f"{ours.name}.sha256")
+
+
+def digest_of(path: Path, files: Sequence[str] = (), *, again: bool = False) -> str:
+    """Hex sha256 of a file; remembered in the cache as long as the file's size and time stay what they were, unless asked again.
+
+    Of a folder: that of the lines "<sha256>  <path>" of its files, sorted by path, as `sha256sum` prints them. files: those that
+    count, where all are there (a hub's snapshot may hold a README more); else every file but what Python and the hub leave behind.
+    """
+    if not path.is_dir():
+        return _file_digest(path.resolve(), again)
+    names = sorted(files) if files and all((path / name).is_file() for name in files) else sorted(_contents(path))
+    lines = (f"{_file_digest((path / name).resolve(), again)}  {name}\n" for name in names)
+    return sha256("".join(lines).encode()).hexdigest()
+
+
+def _file_digest(file: Path, again: bool) -> str:
     about = file.stat()
     seen = {"path": str(file), "size": about.st_size, "mtime_ns": about.st_mtime_ns}
     memory = cache() / "digests" / f"{sha256(str(file).encode()).hexdigest()[:16]}.json"
-    try:
-        known = json.loads(memory.read_text("utf-8"))
-        if {name: known[name] for name in seen} == seen:
-            return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if not again:
+        try:
+            known = json.loads(memory.read_text("utf-8"))
+            if {name: known[name] for name in seen} == seen:
+                return str(known["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
     with file.open("rb") as opened:
         digest = file_digest(opened, "sha256").hexdigest()
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
@@ -77,3 +153,62 @@ def digest_of(file: Path) -> str:
         temporary.write_text(json.dumps({**seen, "sha256": digest}), "utf-8")
         temporary.replace(memory)
     return digest
+
+
+def _contents(folder: Path) -> Iterator[str]:
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder)
+        left_behind = "__pycache__" in name.parts or any(part.startswith(".") for part in name.parts)
+        if file.is_file() and not left_behind:
+            yield name.as_posix()
+
+
+def _files_of(known: Checkpoint) -> tuple[str, ...]:
+    return known.source.files if isinstance(known.source, Hub) and known.is_folder else ()
+
+
+def _whole(path: Path, known: Checkpoint) -> bool:
+    if not known.is_folder:
+        return path.is_file()
+    return path.is_dir() and all((path / name).is_file() for name in _files_of(known))
+
+
+def _own(known: Checkpoint, path: Path) -> Path:
+    inside = path / Path(known.file).name
+    found = inside if path.is_dir() and not known.is_folder else path
+    if not found.exists():
+        raise WeightsError(f"{known.name}: there is no {found}; give the path of your own, or leave it out: {_how(known)}")
+    return found
+
+
+def _installed(known: Checkpoint, source: Wheel) -> Path | None:
+    """The installed package's own file; one of another version is passed over, since its bytes are not the known ones."""
+    try:
+        path = Path(str(distribution(source.distribution).locate_file(source.member)))
+    except PackageNotFoundError:
+        return None
+    if not _whole(path, known) or (known.sha256 is not None and digest_of(path) != known.sha256):
+        return None
+    return path
+
+
+def _in_hub_cache(source: Hub) -> Path | None:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    found = [try_to_load_from_cache(source.repository, file, revision=source.revision) for file in source.files]
+    paths = [Path(path) for path in found if isinstance(path, str)]
+    if len(paths) < len(found):
+        return None
+    return paths[0] if len(paths) == 1 else paths[0].parent
+
+
+def _fetch(known: Checkpoint) -> str:
+    return f"python -m pipeline.weights fetch {known.name}{' --accept-noncommercial' if known.noncommercial else ''}"
+
+
+def _how(known: Checkpoint) -> str:
+    if known.source is None:
+        return "name your own file in the recipe"
+    return f"fetch it with: {_fetch(known)}"
