@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # "--a/--no-a" are two names of one option; "..." stands for everything of the command above.
 SURFACE = """
 curate          RECIPE  --input=NAME=PATH* --output=DIR! --executor=inline|process|ray --workers=N --captions=FILE --limit=N
-                        --dry-run --explain --retry-errors --seed=N --error-budget=SHARE --no-report --quiet
+                        --dry-run --explain --retry-errors --seed=N --error-budget=SHARE --accept-noncommercial
+                        --no-report --quiet
 audit summary   DIR             --json
 audit verify    DIR             --quiet
 audit report    DIR             --output=FILE

@@ -34,7 +34,7 @@ class Numbered(Sampler):
         first: int = 0
         twice: bool = False
 
-    def sample(self, scene, seed):
+    def sample(self, scene, seed, media):
         def child(number):
             return Child(f"s{number}", "view_group", (0,), (np.arange(1),), None, ("v",))
 

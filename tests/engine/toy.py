@@ -103,7 +103,7 @@ class Slices(Sampler):
     class Config:
         pass
 
-    def sample(self, scene: Scene, seed: int) -> list[Child]:
+    def sample(self, scene: Scene, seed: int, media: Media) -> list[Child]:
         frames = np.arange(len(scene.views[0].index))
         refused = (Reason.BOUNDARY,) if len(frames) % 2 else ()
         return [
