@@ -91,15 +91,14 @@ def _names(options: argparse.Namespace) -> list[str]:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from pipeline.auditing.layout import text_table
+
     described = [_described(known) for known in CHECKPOINTS.values()]
     if options.json:
         print(json.dumps(described, indent=2))
         return DONE
-    print(f"{'name':34}{'here':6}{'size':>9}  {'licence':38}purpose")
-    for each in described:
-        size = _readable(each["size"]) if each["size"] else ""
-        license = each["license"] + (" (non-commercial)" if each["noncommercial"] else "")
-        print(f"{each['name']:34}{'yes' if each['path'] else '-':6}{size:>9}  {license:38}{each['purpose']}")
+    rows = [(each["name"], "yes" if each["path"] else "", _readable(each["size"]), _license(each), each["purpose"]) for each in described]
+    print(text_table(("name", "here", "size", "licence", "purpose"), rows))
     print(f"cache: {cache()}", file=sys.stderr)
     return DONE
 
@@ -156,7 +155,13 @@ def _path(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _readable(size: float) -> str:
+def _license(described: dict[str, Any]) -> str:
+    return f"{described['license']}{' (non-commercial)' if described['noncommercial'] else ''}"
+
+
+def _readable(size: float | None) -> str:
+    if size is None:
+        return ""
     unit = 0
     while size >= 1000 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1

@@ -81,7 +81,7 @@ class Checkpoint:
 _MODEL = ("config.json", "model.safetensors", "preprocessor_config.json")
 _MEDIAPIPE = "mediapipe==0.10.14"
 _LINUX = ("--python-version", "3.11", "--implementation", "cp", "--platform", "manylinux_2_17_x86_64")
-_NONCOMMERCIAL_MAGIC_LEAP = "LicenseRef-MagicLeap-Noncommercial"
+_MAGIC_LEAP = "LicenseRef-MagicLeap"
 
 
 def _sam(variant: str, file: str, sha256: str, size: int) -> Checkpoint:
@@ -126,7 +126,7 @@ _TABLE = (
         "cotracker-code",
         "napari-cotrack-0.1.7/cotracker",
         "CC-BY-NC-4.0",
-        "tracks: upstream's package `cotracker`, for who does not install it otherwise (its parent folder goes on sys.path)",
+        "tracks: upstream's package `cotracker`; its parent folder goes on sys.path",
         True,
         "504ae0a271fb276ef701ba54131f602aaa069c5a5d2e9631c560fd2dfd149266",
         Wheel("napari-cotrack==0.1.7", "cotracker/"),
@@ -136,13 +136,13 @@ _TABLE = (
         "gluestick",
         "checkpoint_GlueStick_MD.tar",
         "MIT",
-        "lines: GlueStick (MIT itself, but trained on, and used with, the non-commercial SuperPoint)",
+        "lines: GlueStick (trained on, and used with, SuperPoint)",
         source=Url("https://github.com/cvg/GlueStick/releases/download/v0.1_arxiv/checkpoint_GlueStick_MD.tar"),
     ),
     Checkpoint(
         "superpoint",
         "superpoint",
-        _NONCOMMERCIAL_MAGIC_LEAP,
+        _MAGIC_LEAP,
         "lines: SuperPoint for transformers, GlueStick's front end",
         noncommercial=True,
         source=Hub("magic-leap-community/superpoint", _MODEL, "89c6140407372fa8107a8af43ee77fd72bfe2345"),
@@ -150,7 +150,7 @@ _TABLE = (
     Checkpoint(
         "superpoint-v1",
         "superpoint_v1.pth",
-        _NONCOMMERCIAL_MAGIC_LEAP,
+        _MAGIC_LEAP,
         "lines: SuperPoint as its authors published it",
         True,
         "52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",

@@ -29,8 +29,9 @@ def read_state(path: Path, *, harmless: tuple[type, ...] = ()) -> dict[str, Any]
         with torch.serialization.safe_globals(list(harmless)):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path} is no checkpoint that can be read safely ({first}); fetch it again, or ask whence it came") from None
+        raise WeightsError(
+            f"{path} is no checkpoint that can be read safely ({_reason(error)}); fetch it again, or ask whence it came"
+        ) from None
     if not isinstance(found, dict):
         raise WeightsError(f"{path} holds a {type(found).__name__}; a checkpoint is a mapping of names to tensors")
     return found
@@ -40,11 +41,11 @@ def load_strict(model: "nn.Module", state: Mapping[str, "Tensor"], what: str) ->
     """Every tensor of the model from the state, and no other. what: the file, for messages. Raises WeightsError."""
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(state))
-    unexpected = sorted(set(state) - set(wanted))
+    unexpected = sorted(str(name) for name in set(state) - set(wanted))
     shapes = [
-        f"{name} {list(state[name].shape)} instead of {list(wanted[name].shape)}"
+        f"{name} {_shape(state[name])} instead of {_shape(wanted[name])}"
         for name in sorted(set(wanted) & set(state))
-        if state[name].shape != wanted[name].shape
+        if _shape(state[name]) != _shape(wanted[name])
     ]
     problems = [
         f"{len(names)} {how}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
@@ -54,3 +55,14 @@ def load_strict(model: "nn.Module", state: Mapping[str, "Tensor"], what: str) ->
     if problems:
         raise WeightsError(f"{what} does not fit {type(model).__name__}: {'; '.join(problems)}")
     model.load_state_dict(dict(state))
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape)) if hasattr(value, "shape") else f"a {type(value).__name__}"
+
+
+def _reason(error: Exception) -> str:
+    """One line of the error: the one in which torch names what it would not unpickle, else the first."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    marker = "WeightsUnpickler error: "
+    return next((line.partition(marker)[2].strip() for line in lines if marker in line), lines[0])
