@@ -209,7 +209,7 @@ def _go_on(url: str, part: Path, size: int | None, label: str, quiet: bool) -> N
         _stamp(part).write_text(json.dumps(stamp), "utf-8")
         bar = tqdm(total=total, initial=start, desc=label, unit="B", unit_scale=True, disable=True if quiet else None)
         with part.open("ab" if start else "wb") as file, bar:
-            while block := answer.read(_BLOCK):
+            while block := answer.read1(_BLOCK):  # what has arrived, so that little is lost when we are killed
                 file.write(block)
                 bar.update(len(block))
             file.flush()

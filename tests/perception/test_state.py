@@ -36,7 +36,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_its_code_not_run(tmp_pa
 
 def test_a_plain_pickle_is_refused(tmp_path):
     file = tmp_path / "plain.pth"
-    file.write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+    file.write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=2))
     with pytest.raises(WeightsError, match="safely"):
         read_state(file)
     assert not (tmp_path / "ran").exists()
