@@ -154,7 +154,7 @@ _TABLE = (
         "lines: SuperPoint as its authors published it",
         True,
         "52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
-        Url("https://github.com/magicleap/SuperPointPretrainedNetwork/raw/1fda796/superpoint_v1.pth"),
+        Url("https://github.com/magicleap/SuperPointPretrainedNetwork/raw/master/superpoint_v1.pth"),
         5_206_086,
     ),
     _lightglue(

