@@ -72,9 +72,7 @@ def _reference(model: "SuperPointForKeypointDetection", luma: np.ndarray) -> tup
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (90, 131)])
-def test_keypoints_and_descriptors_are_transformers(
-    file: Path, theirs: "SuperPointForKeypointDetection", height: int, width: int
-) -> None:
+def test_keypoints_and_descriptors_are_transformers(file: Path, theirs: "SuperPointForKeypointDetection", height: int, width: int) -> None:
     luma = textured(height, width)
     xy, scores, descriptors = _reference(theirs, luma)
     mapped = np.array([width, height]) // 8 * 8  # what lies beyond the last whole cell has no scores
@@ -161,7 +159,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert "1 missing: descriptor_decoder.conv_descriptor_b.bias" in message
     assert "1 unexpected: convXa.weight" in message
     assert "[64, 3, 3, 3] instead of [64, 1, 3, 3]" in message
-    with pytest.raises(WeightsError, match="pipeline.weights fetch superpoint"):
+    with pytest.raises(WeightsError, match="weights fetch superpoint"):
         load_superpoint(tmp_path)
 
 

@@ -29,11 +29,9 @@ def test_segments_lie_on_the_edges_at_every_scale(max_lines: int) -> None:
     found = detect(_step(), max_lines)
     assert 0 < len(found.lines) <= max_lines
     for line in found.lines:
-        direction = np.abs(line[1] - line[0])
-        if direction[0] < direction[1]:
-            near = np.abs(line[:, 0, None] - [100, 120]).min(1)  # 100: the side of the field at the lower left
-        else:
-            near = np.abs(line[:, 1] - 100)
+        upright = abs(line[1, 1] - line[0, 1]) > abs(line[1, 0] - line[0, 0])
+        edges = [100, 120] if upright else [100]  # x of the fields' sides, or y
+        near = np.abs(line[:, 0 if upright else 1, None] - edges).min(1)
         assert near.max() < 0.3, line
 
 
