@@ -30,7 +30,8 @@ class ShotsConfig:
     """threshold: a frame is the last of its shot where TransNetV2 says so with more than this; frames of a slow transition
     that pass it belong to neither shot. margin: frames dropped on either side of each cut, because a cut may be found a frame
     early or late. max_frames: longer shots are cut into the fewest pieces that fit, of equal length up to one frame, so that no
-    stub is left over; None leaves them whole. min_frames: shots, and pieces, that are shorter are refused.
+    stub is left over; None leaves them whole. min_frames: shots, and pieces, that are shorter are refused; where it is at most half
+    of max_frames, no piece is.
 
     test_fraction, split_seed, keep_official_split: as for windows; all shots of a video are on one side.
     weights: a file of your own instead of what the package brings along.

@@ -261,10 +261,9 @@ def test_half_precision_stays_near(folders: dict[str, Path], clip: list[NDArray[
 def test_a_head_that_is_voted_for_does_not_depend_on_the_neighbours(folders: dict[str, Path]) -> None:
     """ZoeDepth sums the votes for its head over a batch: one picture would change another's depth tenfold."""
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, high, (72, 96, 3), np.uint8) for high in (2, 255, 80, 30)]
-    together = load(folders, "zoedepth", batch=4).depth(pictures).metres
-    for picture, metres in zip(pictures, together, strict=True):
-        np.testing.assert_allclose(load(folders, "zoedepth").depth([picture]).metres[0], metres, rtol=1e-5)
+    dark, bright = (rng.integers(0, high, (48, 64, 3), np.uint8) for high in (2, 255))  # alone, each votes for another head
+    together = load(folders, "zoedepth", batch=2).depth([dark, bright]).metres
+    np.testing.assert_allclose(load(folders, "zoedepth").depth([dark]).metres[0], together[0], rtol=1e-5)
 
 
 def test_what_does_not_fit_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
