@@ -55,7 +55,8 @@ class Fetcher:
         self._stack.close()
 
     def fetch(self, name: str) -> tuple[Weights, bool]:
-        """The checkpoint, and whether it had to be fetched. Raises WeightsError; what was there before stays then."""
+        """The checkpoint, and whether it had to be fetched. Raises WeightsError, and OSError where the cache cannot be written; what
+        was there before stays then."""
         known = accepted(name, self._accept)
         with _alone(known):
             here = _here(known)
@@ -158,7 +159,8 @@ def _record(known: Checkpoint, digest: str) -> None:
 def download(url: str, part: Path, *, size: int | None = None, label: str = "", quiet: bool = False) -> None:
     """The file behind an address into `part`, going on with what is there already. size: in bytes, where known.
 
-    A connection that is cut is taken up again as long as bytes arrive. Raises WeightsError, and what has arrived stays.
+    A connection that is cut is taken up again as long as bytes arrive. Raises WeightsError, and OSError where there is no room; what
+    has arrived stays.
     """
     reached, failures = 0, 0
     while failures < _ATTEMPTS:
@@ -177,7 +179,7 @@ def download(url: str, part: Path, *, size: int | None = None, label: str = "", 
         except (URLError, HTTPException, SSLError, TimeoutError, ConnectionError) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         except OSError as error:
-            raise WeightsError(f"{part} cannot be written ({error})") from None
+            raise OSError(error.errno, error.strerror, str(part)) from None  # a full disk, which no other attempt makes larger
         arrived = _length(part)
         failures = 0 if arrived > reached else failures + 1
         reached = max(reached, arrived)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.server import RangeServer
+from pipeline.weights import main
 from stages.perception.checkpoints import CHECKPOINTS, Url
 from stages.perception.fetch import Fetcher
 from stages.perception.weights import WeightsError, digest_of, find, located
@@ -276,6 +278,22 @@ def test_a_host_out_of_reach_ends_with_what_to_do_by_hand(known, weights_folder,
     with pytest.raises(WeightsError) as raised:
         fetch()
     assert f"or download {url} on another machine and put it at {weights_folder / 'toy.pth'}" in str(raised.value)
+
+
+def test_a_full_disk_ends_with_the_file_named_and_what_has_arrived_stays(known, weights_folder, tmp_path, capsys):
+    (tmp_path / "toy.pth").write_bytes(CONTENT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RangeServer(tmp_path) as server:
+        known(sha256=DIGEST, source=Url(f"{server.url}/toy.pth"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # the nearest thing to a full disk that a test may have
+        try:
+            assert main(["fetch", "toy"]) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "toy.pth.part'; what is here stays, and the same command goes on" in capsys.readouterr().err
+        assert 0 < (weights_folder / "toy.pth.part").stat().st_size <= 100_000
+        assert fetch().read_bytes() == CONTENT
+        assert server.bytes_sent < 2 * len(CONTENT)
 
 
 def test_an_address_that_is_gone_is_not_asked_again(known, tmp_path):
