@@ -6,7 +6,7 @@ directions and each is the one that the other overlaps most. Precision: the shar
 corresponding segments of the first picture for which there is a right match.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.studio.render import render
+from pipeline.studio.render import paint, render
 from pipeline.studio.scene import Scene
 from pipeline.studio.trajectories import dolly, handheld, hold, orbit, walk
 from pipeline.studio.truth import project
@@ -118,14 +118,24 @@ def studio_path(kind: Kind, seed: int, frames: int = 25, rate: float = 25.0) -> 
     return scene, handheld(rng, hold(orbit(rng, 2)[0], frames), rate, 4.0, 0.15)
 
 
-def studio_pair(kind: Kind, seed: int, size: tuple[int, int] = (1024, 576), fov_deg: float = 65.0) -> Pair:
+def studio_pair(kind: Kind, seed: int, size: tuple[int, int] = (1024, 576)) -> Pair:
     """The first and the last frame of a second of footage, with exact depth."""
     scene, poses = studio_path(kind, seed)
-    focal = size[0] / 2 / np.tan(np.radians(fov_deg) / 2)
-    K = intrinsics(focal, focal, size[0] / 2, size[1] / 2, 1)[0]
+    K = _lens(size)
     a, b = (render(scene, 0.0, pose, K, size) for pose in (poses[0], poses[-1]))
     forward = _through(a.depth, poses[0], b.depth, poses[-1], K)
     return Pair(f"{kind}-{seed}", a.rgb, b.rgb, forward, _through(b.depth, poses[-1], a.depth, poses[0], K))
+
+
+def studio_clip(kind: Kind, seed: int, size: tuple[int, int] = (1024, 576)) -> Iterator[Image]:
+    """All of its frames."""
+    scene, poses = studio_path(kind, seed)
+    return (paint(scene, 0.0, pose, _lens(size), size) for pose in poses)
+
+
+def _lens(size: tuple[int, int], fov_deg: float = 65.0) -> Array:
+    focal = size[0] / 2 / np.tan(np.radians(fov_deg) / 2)
+    return intrinsics(focal, focal, size[0] / 2, size[1] / 2, 1)[0]
 
 
 def _through(depth: NDArray[np.float32], c2w: Array, other_depth: NDArray[np.float32], other_c2w: Array, K: Array) -> Map:
