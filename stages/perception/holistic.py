@@ -193,7 +193,8 @@ class Crops:
         level = max(0, int(np.floor(np.log2(max(side / size, 1.0)))))
         while len(self._copies) <= level and min(self._copies[-1].shape[:2]) > 1:
             height, width = self._copies[-1].shape[:2]
-            self._copies.append(cv2.resize(self._copies[-1], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA))
+            half = cv2.resize(self._copies[-1], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
+            self._copies.append(np.asarray(half, np.uint8))
         copy = self._copies[min(level, len(self._copies) - 1)]
         across, down = copy.shape[1] / self.shape[1], copy.shape[0] / self.shape[0]
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * side / size
@@ -202,7 +203,7 @@ class Crops:
         shift = np.array([x * across, y * down]) - turn @ [(size - 1) / 2, (size - 1) / 2] - 0.5
         matrix = np.concatenate([turn, shift[:, None]], axis=1)
         cut = cv2.warpAffine(copy, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        return cut.astype(np.float32) / 255
+        return cut.astype(np.float32) / np.float32(255)
 
 
 def refined(points: Floats, heat: Floats) -> Floats:

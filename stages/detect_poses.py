@@ -1,0 +1,136 @@
+"""Skeletons of the people in a clip, linked from frame to frame: the second condition of FCVG (specs/fcvg.md 1.3 and 3).
+
+FCVG takes the skeletons of the first and the last frame and interpolates between them; those of frames between say who is who.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.typed import bounded
+from schemas.verdict import Reason
+from stages.perception.linking import LinkedPeople, link
+from stages.perception.openpose import BODY, FOUND
+from stages.perception.results import People, PoseDetector
+from stages.perception.weights import find
+from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement
+
+# Names in the registry of checkpoints, in the order of the models' arguments.
+HOLISTIC = ("mediapipe-pose-detection", "mediapipe-pose-landmark", "mediapipe-hand-landmark", "mediapipe-face-landmark")
+DWPOSE = ("dwpose-det", "dwpose-pose")
+
+
+@dataclass(frozen=True)
+class PosesConfig:
+    """model: "holistic" (MediaPipe's networks, on the CPU, for people and cameras as they come) or "dwpose" (the paper's).
+
+    stride: every so manieth frame is looked at, and the last. height: pixels that frames are scaled to; None for their own.
+    levels: of "holistic": how small people may be; each level more halves their least size, and takes three to four times as long.
+    whole_picture: of "dwpose": a picture in which nobody is found counts as one person, as in DWPose.
+    weights: files of your own instead of the registry's, in the order that `weights fetch` names them: detector and pose of "dwpose";
+    detector, body, hand and face of "holistic".
+    device, batch: of "dwpose"; threads: of "holistic".
+    """
+
+    model: Literal["holistic", "dwpose"] = "holistic"
+    stride: int = bounded(4, low=1, high=100_000)
+    height: int | None = bounded(None, low=64, high=8192)
+    levels: int = bounded(2, low=0, high=5)
+    whole_picture: bool = False
+    weights: tuple[str, ...] = placement(())
+    device: str = placement("auto")
+    batch: int = placement(8)
+    threads: int = placement(1)
+    min_people: float | None = limit("n_people", ">=", Reason.FEW_PEOPLE)
+
+    def __post_init__(self) -> None:
+        names = HOLISTIC if self.model == "holistic" else DWPOSE
+        if self.weights and len(self.weights) != len(names):
+            raise ValueError(f"weights: {len(self.weights)} files; {self.model!r} takes {len(names)}: {', '.join(names)}")
+        for name in ("batch", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is out of range; it must be at least 1")
+
+
+class DetectPoses(Watcher):
+    """n_people: who is in the first and in the last frame; pose_score: the mean over the body points found. Of the first view.
+
+    The member `poses`: keypoints [F,P,134,2] float32 in pixels of the source, scores [F,P,134] float16 (0: not found, or not there),
+    ids [P] int64, frame [F] int64: which of the packed frames.
+    """
+
+    name = "poses"
+    version = 1
+    needs = frozenset({"video"})
+    Config = PosesConfig
+    config: PosesConfig
+
+    def weights(self) -> tuple[tuple[str, str | None], ...]:
+        names = HOLISTIC if self.config.model == "holistic" else DWPOSE
+        return tuple(zip(names, self.config.weights or (None,) * len(names), strict=True))
+
+    @cached_property
+    def detector(self) -> PoseDetector:
+        """The model, made when it is first asked for. Raises RecipeError."""
+        paths = [find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights()]
+        if self.config.model == "dwpose":
+            from stages.perception.dwpose import DWPose
+
+            settings = {"device": self.config.device, "batch": self.config.batch, "whole_picture": self.config.whole_picture}
+            return DWPose(*paths, **settings)  # type: ignore[arg-type]
+        from stages.perception.holistic import HolisticPose
+
+        return HolisticPose(*paths, levels=self.config.levels, threads=self.config.threads)
+
+    def wants(self, item: Item) -> list[Look]:
+        view, frames = item.selection()[0]
+        index = item.scene.views[view].index
+        height = self.config.height
+        size = None if height is None else (max(1, round(index.width * height / index.height)), height)
+        return [Look(0, np.unique(frames[looked_at(len(frames), self.config.stride)]), size)]
+
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        view, packed = item.selection()[0]
+        index = item.scene.views[view].index
+        found: list[People] = []
+        numbers: list[int] = []
+        while batch := list(islice(frames, self.config.batch)):
+            found += [
+                in_source(people, shown.pixels.shape, (index.width, index.height))
+                for people, shown in zip(self.detector.people([shown.pixels for shown in batch]), batch, strict=True)
+            ]
+            numbers += [shown.frame for shown in batch]
+        linked = link(found)
+        first_place = {int(frame): place for place, frame in reversed(list(enumerate(packed.tolist())))}
+        positions = np.array([first_place[number] for number in numbers], np.int64)
+        return Findings(summary(linked), members={"poses": packable(linked, positions)})
+
+
+def looked_at(count: int, stride: int) -> NDArray[np.int64]:
+    """Positions among `count` frames: every stride-th, and the last."""
+    return np.unique(np.append(np.arange(0, count, stride), max(0, count - 1)))[:count]
+
+
+def in_source(people: People, shape: tuple[int, ...], size: tuple[int, int]) -> People:
+    """Keypoints of a picture of that shape (H, W, 3) in pixels of a source of that size (width, height)."""
+    scale = np.array([size[0] / shape[1], size[1] / shape[0]], np.float32)
+    return People(people.keypoints * scale, people.scores)
+
+
+def summary(linked: LinkedPeople) -> dict[str, float | None]:
+    """n_people and pose_score; the latter is None where no body point was found."""
+    present = linked.present
+    both = present[0] & present[-1] if len(present) else np.zeros(0, bool)
+    body = linked.scores[:, :, BODY]
+    seen = body[body > FOUND]
+    return {"n_people": float(both.sum()), "pose_score": float(seen.mean()) if len(seen) else None}
+
+
+def packable(linked: LinkedPeople, frames: NDArray[np.int64]) -> dict[str, NDArray]:
+    """The member `poses`."""
+    return {"keypoints": linked.keypoints, "scores": linked.scores.astype(np.float16), "ids": linked.ids, "frame": frames}
