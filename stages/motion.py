@@ -18,11 +18,15 @@ TOLERANCE_PX = 0.75
 LEAST_POINTS = 6  # fewer visible points say nothing about the camera
 LEAST_SUPPORT = 0.15  # nor does a model that less than this share of the picture agrees with
 # A camera at rest wins over any other model that has up to this many times its support: a large thing that moves is not the camera,
-# while points do not stay where they are before a moving camera.
+# while points do not stay where they are before a moving camera. But for those that it keeps in the middle, as when it goes round
+# something: so this share of what lies near the border must be at rest too.
 REST_BONUS = 2.5
-SAMPLES = 300  # hypotheses tried for each frame
+REST_AT_BORDER = 0.3
+BORDER = 0.2  # of width or height
+SAMPLES, EPIPOLAR_SAMPLES = 300, 120  # hypotheses tried for each frame
 # Where one homography explains less than this share of the picture, depth may be why: then the epipolar geometry is asked as well ...
-PLANAR_SUPPORT = 0.9
+# Not above: one thing that moves straight on before a plane is explained by an epipolar geometry too, and would not count as moving.
+PLANAR_SUPPORT = 0.55
 PARALLAX_GAIN = 0.08  # ... and believed if it explains more by at least this share
 LEAST_OF_MASK = 3  # visible points that a mask's motion in a frame takes, and ...
 LEAST_SHARE_OF_MASK = 0.3  # ... their share of the mask's points
@@ -99,8 +103,9 @@ def camera_motion(xy: Array, visible: Mask, weight: Array, diagonal: float, seed
     tolerance = max(TOLERANCE * diagonal, TOLERANCE_PX)
     rng = np.random.default_rng(seed)
     previous: Array | None = None
+    border = _near_border(xy[0]) if frames and count else np.zeros(count, np.bool_)
     for t in range(frames):
-        both = np.flatnonzero(visible[0] & visible[t]) if frames else np.zeros(0, np.int64)
+        both = np.flatnonzero(visible[0] & visible[t])
         telling = both[weight[both] > 0]
         if len(telling) < LEAST_POINTS:
             continue
@@ -109,7 +114,7 @@ def camera_motion(xy: Array, visible: Mask, weight: Array, diagonal: float, seed
         if t == 0:
             model, agree, still = np.eye(3), np.ones(len(telling), np.bool_), True
         else:
-            model, agree, still = _global_model(start, end, share, tolerance, diagonal, previous, rng)
+            model, agree, still = _global_model(start, end, share, border[telling], tolerance, diagonal, previous, rng)
         support[t] = share[agree].sum()
         if support[t] < LEAST_SUPPORT:
             continue
@@ -179,8 +184,21 @@ def sampson(fundamental: Array, start: Array, end: Array) -> Array:
     return np.asarray(np.abs((lines * two).sum(axis=-1)) / np.sqrt(np.maximum(slope, 1e-18)))
 
 
+def _near_border(points: Array) -> Mask:
+    """[N]: which of the points lie in the outer part of where there are points."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return np.asarray((np.minimum(points - low, high - points) < BORDER * (high - low)).any(axis=1), np.bool_)
+
+
 def _global_model(
-    start: Array, end: Array, share: Array, tolerance: float, diagonal: float, previous: Array | None, rng: np.random.Generator
+    start: Array,
+    end: Array,
+    share: Array,
+    border: Mask,
+    tolerance: float,
+    diagonal: float,
+    previous: Array | None,
+    rng: np.random.Generator,
 ) -> tuple[Array, Mask, bool]:
     """The homography [3,3] that most of the picture follows, who agrees [n], and whether that is a camera at rest."""
     a, b = _similarities(start, end, share, rng)
@@ -192,7 +210,9 @@ def _global_model(
     refined = [_refined(each, start, end, share, tolerance, diagonal) for each in candidates]
     model, value = max(refined, key=lambda each: each[1])
     rest, at_rest = _refined(np.eye(3), start, end, share, tolerance, diagonal)
-    still = at_rest * REST_BONUS >= value and _close(np.eye(3), start, end, tolerance) @ share > LEAST_SUPPORT
+    resting = _close(rest, start, end, tolerance)
+    still = at_rest * REST_BONUS >= value and share @ resting >= LEAST_SUPPORT
+    still &= share[border] @ resting[border] >= REST_AT_BORDER * share[border].sum()
     if still:
         model = rest
     return model, _close(model, start, end, tolerance), bool(still)
@@ -266,7 +286,7 @@ def _epipolar(start: Array, end: Array, share: Array, tolerance: float, rng: np.
     if len(start) < 12:
         return None
     rows, normal = _epipolar_rows(start, end)
-    chosen = np.argsort(rng.random((SAMPLES, len(start))), axis=1)[:, :8]
+    chosen = np.argsort(rng.random((EPIPOLAR_SAMPLES, len(start))), axis=1)[:, :8]
     samples = rows[chosen]
     _, vectors = np.linalg.eigh(np.swapaxes(samples, 1, 2) @ samples)
     found = normal[1].T @ vectors[..., 0].reshape(-1, 3, 3) @ normal[0]

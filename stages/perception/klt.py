@@ -29,7 +29,7 @@ class KltTracker:
     alike: least correlation with the first look for a correction or a return.
     """
 
-    window: int = 15
+    window: int = 11
     levels: int = 4
     there_and_back: float = 0.7
     slack: float = 2.5

@@ -36,8 +36,10 @@ class RegionSegmenter:
         areas = np.bincount(labels.ravel())
         order = np.argsort(-areas, kind="stable")
         chosen = order[areas[order] >= self.least * labels.size][: self.most]
-        found = (np.asarray(labels == label, np.uint8) for label in chosen)
-        return [Mask(np.asarray(cv2.resize(each, (width, height), interpolation=cv2.INTER_NEAREST), np.bool_)) for each in found]
+        parts = (np.asarray(labels == label, np.uint8) for label in chosen)
+        found = [np.asarray(cv2.resize(each, (width, height), interpolation=cv2.INTER_NEAREST), np.bool_) for each in parts]
+        found.sort(key=lambda each: (-int(each.sum()), int(each.argmax())))  # scaling up may swap regions that are nearly as large
+        return [Mask(each) for each in found]
 
     def _labels(self, image: Image) -> NDArray[np.int64]:
         """[H,W] region numbers, from 0 in reading order."""
