@@ -50,11 +50,12 @@ _HANDS = ((15, 17, 19), (16, 18, 20))
 _PALM = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]  # the points of a hand that its next region is made from
 
 _DETECTED = 0.5  # the least score of a detection, ...
-_PRESENT = 0.5  # ... and of what the landmark networks say of whether there is a body, a hand, a face: MediaPipe's values
+_PRESENT = 0.5  # ... and of what the networks of hand and face say of whether there is one: MediaPipe's values
+_BODY_PRESENT = 0.8  # of a body; MediaPipe has 0.5, but looks at one place in a picture and not at dozens (ours)
 _BODY_SCALE = 2 * 1.25  # side of a body's region over the distance of its two points: a circle's diameter, and a quarter more
 _SAME_PLACE = 0.2  # detections whose centres are nearer than this share of a side are of one person
 _SAME_BODY = 0.1  # bodies whose points lie nearer to each other, as a median, than this share of the larger one's side are one
-_PART = 0.6  # the most that the side of a part of another body measures of that one's
+_PART = 0.6  # a body with less than this share of another's side is a part of it, where it lies on it
 _WARM = 0.5  # of the body's heat: where it is less, a point stays where the network's other head puts it
 _LOOKS = 3  # at a body, each where the one before says that it is, until that stays ...
 _SETTLED = 0.05  # ... to this share of its side
@@ -129,7 +130,7 @@ class HolisticPose:
 
     def _look_at_body(self, crops: "Crops", region: Floats) -> "Body | None":
         values, present, _, heat = self._body(crops.cut(region, 256))
-        if present[0] < _PRESENT:
+        if present[0] < _BODY_PRESENT:
             return None
         points = values.reshape(39, 5)  # x, y, z, logits of visible and of inside the picture; 33 of a body, 2 for its region, 4 more
         xy = in_image(refined(points[:35, :2] / 256, heat), region)
@@ -276,12 +277,13 @@ def apart(regions: Floats, scores: Floats) -> Floats:
 
 
 def distinct(bodies: Sequence[Body]) -> list[Body]:
-    """The surest of those that are one and the same body; without what is but a part of a larger one."""
+    """The surest of those that are one and the same body, without what is but a part of another."""
     kept: list[Body] = []
     for body in sorted(bodies, key=lambda each: -each.score * float(each.visible.mean())):
-        if all(_gap(body, other) > _SAME_BODY for other in kept):
+        if all(_gap(body, other) > _SAME_BODY and not lies_on(body, other) for other in kept):
             kept.append(body)
-    return [body for body in kept if not any(is_part(body, other) for other in kept)]
+    # A part may look surer than the whole.
+    return [body for body in kept if not any(body.region[2] < _PART * other.region[2] and lies_on(body, other) for other in kept)]
 
 
 def _gap(body: Body, other: Body) -> float:
@@ -289,19 +291,17 @@ def _gap(body: Body, other: Body) -> float:
     return float(np.median(np.linalg.norm(body.points - other.points, axis=1))) / max(body.region[2], other.region[2])
 
 
-def is_part(body: Body, other: Body) -> bool:
-    """Whether a body is much smaller than another and lies on its limbs: a boot, or the fold of a jacket, that looked like one.
+def lies_on(body: Body, other: Body) -> bool:
+    """Whether a body lies on the limbs and the trunk of another: a boot, or the fold of a jacket, that looked like one.
 
-    It costs whoever is far away right behind somebody.
+    It costs whoever is right behind somebody.
     """
-    if body.region[2] >= _PART * other.region[2]:
-        return False
     starts, ends = other.points[[a for a, _ in _BONES]], other.points[[b for _, b in _BONES]]
     along = ends - starts
     share = ((body.points[:, None] - starts) * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9)
     nearest = starts + np.clip(share, 0, 1)[..., None] * along
     gaps = np.linalg.norm(body.points[:, None] - nearest, axis=-1).min(1)
-    return bool((gaps <= _SAME_BODY * body.region[2]).mean() > 0.9)
+    return bool((gaps <= _SAME_BODY * min(body.region[2], other.region[2])).mean() > 0.9)
 
 
 def body_region(hips: Floats, rim: Floats) -> Floats:
