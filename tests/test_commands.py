@@ -49,10 +49,14 @@ evaluate syncammaster   --weights=DIR*! --base=NAME|PATH --data=DIR! --selection
                         --compare=LIST --views=N --angles=LOW-HIGH --frames=N --frame-stride=N --size=HxW
                         --steps=N --video-guidance=S --text-guidance=S --seed=N
                         --batch=N --device=NAME --precision=no|bf16|fp16 --random-base=SEED --quiet
+weights list                    --json
+weights fetch   NAME            --offline --quiet --accept-noncommercial
+weights verify  NAME
+weights path    NAME            --accept-noncommercial
 methods.syncammaster.weights import CKPT --base=BASE --output=DIR!
 """
 
-WITH_VERB = ("audit", "train", "infer", "evaluate", "methods.syncammaster.weights")
+WITH_VERB = ("audit", "weights", "train", "infer", "evaluate", "methods.syncammaster.weights")
 
 
 def promised() -> dict[str, list[str]]:
@@ -110,7 +114,8 @@ def test_the_command_line_is_the_promised_one(command, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["curate", "audit", "studio", "demo", "doctor", "encode_latents", "train", "train syncammaster", "infer syncammaster", "evaluate"],
+    ["curate", "audit", "studio", "demo", "doctor", "weights", "encode_latents", "train", "train syncammaster", "infer syncammaster"]
+    + ["evaluate"],
 )
 def test_help_ends_with_0_says_the_command_to_type_and_gives_examples(command, tmp_path):
     """As a user starts it: another process, from a folder that is not the repository."""
@@ -150,6 +155,10 @@ def ends(command: str, *arguments: str) -> int:
         "curate smoke --input clips={here} --output {here}/out",
         "curate smoke --input clips={here} --output out --captions {here}/none.json",
         "curate smoke --input clips={here} --output out",  # an empty folder
+        "weights",
+        "weights fetch",
+        "weights fetch nonsense",
+        "weights path a b",
         "audit",
         "audit frobnicate out",
         "audit summary {here}",

@@ -27,7 +27,7 @@ MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts).removesu
 
 
 def in_torch(module: str) -> bool:
-    return module.startswith(IN_TORCH)
+    return module.startswith(IN_TORCH) or (module.startswith("stages.perception.") and module.endswith("_net"))
 
 
 def imported(path: Path, *, top_level: bool = False) -> Iterator[tuple[str, int]]:

@@ -14,6 +14,7 @@ from pipeline.report.data import SourceData
 from pipeline.report.gallery import Gallery
 from pipeline.report.histogram import Histogram, make_histogram
 from pipeline.report.markup import cell, code, count_cell, heading, table
+from pipeline.report.overlays import TITLES
 from pipeline.report.sheets import Entry, Sheet
 from schemas.manifest import ANGLE_BINS
 from schemas.scores import SCORES, Score
@@ -45,6 +46,7 @@ def source_section(output: OutputFolder, source: SourceData, number: int, galler
     if reasons:
         blocks.append(heading("Other reasons"))
         blocks += [_reason_panel(sheet, gallery) for sheet in reasons]
+    blocks += [_member_panel(sheet, gallery) for sheet in gallery.member_sheets[source.name]]
     blocks += [_errors(output, source), _angles(source), _free_scores(source, {sheet.title for sheet in limits}), "</section>"]
     return "\n".join(block for block in blocks if block)
 
@@ -111,6 +113,16 @@ def _reason_panel(sheet: Sheet, gallery: Gallery) -> str:
     )
 
 
+def _member_panel(sheet: Sheet, gallery: Gallery) -> str:
+    """What a stage found, where no limit's panel shows it."""
+    shown = "".join(_tile(entry, gallery) for entry in sheet.kept)
+    return (
+        f'<article class="panel"><div><h3><code>{escape(sheet.title)}</code></h3><p class="what">{escape(TITLES[sheet.title][1])}</p>'
+        f'<p class="facts"><b>{sheet.n_kept:,}</b> rows; {len(sheet.kept)} shown, spread over the source</p></div>'
+        f'<div class="sides one"><div class="tiles">{shown}</div></div></article>'
+    )
+
+
 def _side(title: str, entries: tuple[Entry, ...], gallery: Gallery, empty: str) -> str:
     tiles = "".join(_tile(entry, gallery) for entry in entries)
     return f"<div><h4>{escape(title)}</h4>" + (
@@ -119,7 +131,7 @@ def _side(title: str, entries: tuple[Entry, ...], gallery: Gallery, empty: str) 
 
 
 def _tile(entry: Entry, gallery: Gallery) -> str:
-    picture, name = gallery.picture(entry.sample_id), escape(entry.sample_id)
+    picture, name = gallery.picture(entry), escape(entry.sample_id)
     if picture.number is None:
         image = f'<div class="gone">{escape(picture.missing)}</div>'
     else:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.report.data import SourceData
+from pipeline.report.overlays import MEMBER_OF, TITLES
 from schemas.verdict import ERRORS, SKIPS, Reason
 from stages.stage import Limit
 
@@ -15,11 +16,15 @@ MOST_PER_SIDE = 4  # two sides: at most 8 on a sheet
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sample on a sheet. `score` and the `limit` it is nearest to are None where the reason is no limit's."""
+    """One sample on a sheet. `score` and the `limit` it is nearest to are None where the reason is no limit's.
+
+    member: what a stage found that is drawn over its picture; "" for the plain picture.
+    """
 
     sample_id: str
     score: float | None = None
     limit: Limit | None = None
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,8 @@ def limit_sheet(source: SourceData, score: str, limits: Sequence[Limit], count: 
     def side(mask: NDArray[np.bool_]) -> tuple[Entry, ...]:
         rows = np.flatnonzero(mask)
         order = sorted(rows, key=lambda i: (distance[i], source.sample_ids[i]))[:count]
-        return tuple(Entry(source.sample_ids[i], float(values[i]), limits[int(nearest[i])]) for i in order)
+        member = MEMBER_OF.get(score, "")
+        return tuple(Entry(source.sample_ids[i], float(values[i]), limits[int(nearest[i])], member) for i in order)
 
     kept = source.kept & known & ~outside
     return Sheet(score, tuple(limits), side(kept), side(outside), int(kept.sum()), int(outside.sum()))
@@ -83,6 +89,21 @@ def reason_sheet(source: SourceData, reason: str, count: int) -> Sheet:
     rows = source.with_reason(reason)
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))] if len(rows) else rows
     return Sheet(reason, (), (), tuple(Entry(source.sample_ids[i]) for i in chosen), 0, len(rows))
+
+
+def member_sheets(source: SourceData, count: int) -> list[Sheet]:
+    """Of each member that no sheet with limits shows: samples that have it, spread over the source, kept ones first."""
+    limited = {MEMBER_OF.get(score, "") for score in limited_scores(source)}
+    sheets = []
+    for member, (score, _) in TITLES.items():
+        if member in limited or score not in source.scores:
+            continue
+        rows = np.flatnonzero(np.isfinite(source.scores[score]))
+        rows = rows[np.argsort(~source.kept[rows], kind="stable")]
+        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+        entries = tuple(Entry(source.sample_ids[i], member=member) for i in chosen)
+        sheets.append(Sheet(member, (), entries, (), len(rows), 0))
+    return sheets
 
 
 def _outside(source: SourceData, limits: Sequence[Limit]) -> NDArray[np.bool_]:

@@ -9,7 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.report import overlays
 from pipeline.report.footage import Footage, FootageGone, FootageView
+from pipeline.report.found import Arrays
+from schemas.frames import FrameIndex
 from schemas.verdict import CandidateError
 from stages.media import SandboxError
 
@@ -34,10 +37,13 @@ class Thumbnail:
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg or b"").decode()
 
 
-def make_thumbnail(footage: Footage, row: Mapping[str, Any]) -> Thumbnail:
-    """The row's picture. Never raises for what is wrong with the footage: that becomes the tile's text."""
+def make_thumbnail(footage: Footage, row: Mapping[str, Any], member: str = "", arrays: Arrays | None = None) -> Thumbnail:
+    """The row's picture. Never raises for what is wrong with the footage: that becomes the tile's text.
+
+    member, arrays: what a stage found, to be drawn over its first view.
+    """
     try:
-        pictures = _pictures(footage, row)
+        pictures = _pictures(footage, row) if arrays is None else _overlaid(footage, row, member, arrays)
     except FootageGone as gone:
         return Thumbnail(None, missing=str(gone))
     except CandidateError as error:
@@ -60,13 +66,31 @@ def _pictures(footage: Footage, row: Mapping[str, Any]) -> list[NDArray[np.uint8
     return next(_frames(view, 3) for view in footage.views(row, 1))
 
 
+def _overlaid(footage: Footage, row: Mapping[str, Any], member: str, arrays: Arrays) -> list[NDArray[np.uint8]]:
+    """Frames of the first view with what a stage found in them. row["width"]: of the frames it looked at."""
+    view = next(iter(footage.views(row, 1)))
+    index, chosen = _chosen(view)
+    frames = overlays.frames_of(member, arrays, len(chosen)) or [0]
+    return overlays.draw(member, arrays, _read(view, index, [chosen[frame] for frame in frames]), frames, row["width"])
+
+
 def _frames(view: FootageView, count: int) -> list[NDArray[np.uint8]]:
+    index, chosen = _chosen(view)
+    middle = len(chosen) // 2
+    wanted = [chosen[middle]] if count == 1 else list(dict.fromkeys([chosen[0], chosen[middle], chosen[-1]]))
+    return _read(view, index, wanted)
+
+
+def _chosen(view: FootageView) -> tuple[FrameIndex, list[int]]:
+    """The media's index and the positions in it that belong to the row. Raises FootageGone."""
     index = view.media.index(view.ref)
     chosen = list(range(len(index))) if view.frames is None else [frame for frame in view.frames if frame < len(index)]
     if not chosen:
         raise FootageGone("no such frame in the footage")
-    middle = len(chosen) // 2
-    wanted = [chosen[middle]] if count == 1 else list(dict.fromkeys([chosen[0], chosen[middle], chosen[-1]]))
+    return index, chosen
+
+
+def _read(view: FootageView, index: FrameIndex, wanted: list[int]) -> list[NDArray[np.uint8]]:
     scale = min(TALLEST / index.height, STRIP_WIDTH / index.width, 1.0)
     size = (max(2, round(index.width * scale)), max(2, round(index.height * scale)))
     return list(view.media.frames(view.ref, index, wanted, size))
