@@ -5,8 +5,14 @@ from stages.stage import Stage
 
 def stages() -> dict[str, type[Stage]]:
     """Name to class, in the order in which a recipe would usually list them."""
+    from stages.detect_poses import DetectPoses
+    from stages.estimate_depth import EstimateDepth
+    from stages.filter_motion import MotionFilter
+    from stages.match_lines import MatchLines
     from stages.quality import Header, Quality
+    from stages.sample_shots import Shots
     from stages.sample_views import Sync, ViewAngles, ViewGroups
     from stages.sample_windows import Endpoints, Windows
 
-    return {each.name: each for each in (Header, Sync, ViewAngles, ViewGroups, Windows, Endpoints, Quality)}
+    first = (Shots, Header, Sync, ViewAngles, ViewGroups, Windows, Endpoints, Quality)
+    return {each.name: each for each in (*first, MotionFilter, MatchLines, DetectPoses, EstimateDepth)}

@@ -143,8 +143,8 @@ def test_what_is_no_recipe_at_all():
         (source("view_groups"), ["stages[0]", "'view_groups' needs cameras", "available here: video"]),
         (source("sync"), ["'sync' needs synchronized"]),
         (source("view_angles"), ["'view_angles' needs cameras, synchronized"]),
-        (source("endpoints"), ["'endpoints' needs window", "put 'windows' before it"]),
-        (source("endpoints", "windows", payload=H264), ["stages[0]", "put 'windows' before it"]),
+        (source("endpoints"), ["'endpoints' needs window", "put 'shots' or 'windows' before it"]),
+        (source("endpoints", "windows", payload=H264), ["stages[0]", "put 'shots' or 'windows' before it"]),
         (source("sync", ingest="realestate10k"), ["needs synchronized", "available here: cameras, video"]),
     ],
 )

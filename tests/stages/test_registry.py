@@ -10,7 +10,7 @@ from schemas.typed import build
 from stages.registry import stages
 from stages.stage import Sampler, Scorer, Stage
 
-NAMES = {"header", "sync", "view_angles", "view_groups", "windows", "endpoints", "quality"}
+NAMES = {"header", "sync", "view_angles", "view_groups", "shots", "windows", "endpoints", "quality", "motion", "lines", "poses", "depth"}
 INPUTS = {"video", "cameras", "synchronized", "view_group", "window"}
 
 
