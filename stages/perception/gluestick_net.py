@@ -104,8 +104,9 @@ def line_inputs(graph: Graph) -> Tensor:
 
 
 def similarity(first: Tensor, second: Tensor) -> Tensor:
-    """[M,N] of descriptors [256,M] and [256,N]."""
-    return first.float().T @ second.float() / WIDTH**0.5
+    """[M,N] of descriptors [256,M] and [256,N]. In float32, whatever is around it."""
+    with torch.autocast(first.device.type, enabled=False):
+        return first.float().T @ second.float() / WIDTH**0.5
 
 
 def line_similarity(nodes: Tensor, first: Tensor, second: Tensor) -> Tensor:

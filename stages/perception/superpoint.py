@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.typed import RecipeError
+from stages.perception.sam import torch_device
 from stages.perception.state import load_strict, read_state
 from stages.perception.weights import WeightsError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 CELL = 8  # pixels of a side that one place of the dense descriptors stands for
-_EXTRA = "uv pip install -e '.[perception]'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +50,9 @@ class SuperPoint:
         border: int = 4,
         device: str = "auto",
     ) -> None:
-        self.device = place(device)
-        self.model = load_superpoint(path).to(self.device)
+        model = load_superpoint(path)
+        self.device = torch_device(device)
+        self.model = model.to(self.device)
         self._max_keypoints, self._threshold, self._nms_radius, self._border = max_keypoints, threshold, nms_radius, border
 
     def __call__(self, luma: NDArray[np.uint8]) -> Features:
@@ -103,9 +103,10 @@ def sample(dense: "Tensor", xy: "Tensor") -> "Tensor":
 def load_superpoint(path: Path) -> "nn.Module":
     """transformers' network with the weights of a file (see SuperPoint). On the CPU, ready to infer."""
     try:
+        import torch  # noqa: F401
         from transformers import SuperPointConfig, SuperPointForKeypointDetection
     except ImportError as error:
-        raise RecipeError(f"SuperPoint needs the package {error.name}: {_EXTRA}") from None
+        raise RecipeError(f"SuperPoint needs the package {error.name}; install it with: uv pip install -e '.[perception]'") from None
     if path.is_dir():
         path = path / "model.safetensors"
         if not path.is_file():
@@ -133,23 +134,6 @@ def from_magic_leap(state: Mapping[str, Any]) -> dict[str, Any]:
 def to_magic_leap(state: Mapping[str, Any]) -> dict[str, Any]:
     """transformers' names made the authors'."""
     return _renamed(state, magic_leap_names())
-
-
-def place(device: str) -> "torch.device":
-    """The device of that name; "auto": a GPU where there is one. Raises RecipeError."""
-    try:
-        import torch
-    except ImportError as error:
-        raise RecipeError(f"SuperPoint and GlueStick need the package {error.name}: {_EXTRA}") from None
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise RecipeError(f"device: {device!r} is none that PyTorch knows; allowed: auto, cpu, cuda, cuda:1") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(f"device: {device!r}, but PyTorch finds no GPU here; allowed: auto, cpu")
-    return found
 
 
 def _suppressed(scores: "Tensor", radius: int) -> "Tensor":

@@ -4,12 +4,17 @@ Positions: pixel centres at integer + 0.5, as in stages.perception.results.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.typed import RecipeError
 from stages.perception.results import Image, Points
+
+if TYPE_CHECKING:
+    from scipy.spatial import KDTree
 
 SCALES = (0.3, 0.4, 0.5, 0.7, 0.8, 1.0)  # of the image, tried in this order until there are segments enough
 MIN_LENGTH = 15.0  # pixels
@@ -101,14 +106,13 @@ def wire(segments: Segments) -> Wireframe:
 
     Junctions stand in the order in which the segments come to them.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import KDTree
-
     ends = segments.lines.reshape(-1, 2).astype(np.float64)
     if not len(ends):
         return Wireframe(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros((0, 2), np.int64), segments.scores)
-    near = KDTree(ends).query_pairs(MERGE, output_type="ndarray")
+    near = _tree(ends).query_pairs(MERGE, output_type="ndarray")
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(near), np.int8), (near[:, 0], near[:, 1])), shape=(len(ends), len(ends)))
     _, label = connected_components(links, directed=False)
     _, first, junction = np.unique(label, return_index=True, return_inverse=True)
@@ -122,11 +126,9 @@ def wire(segments: Segments) -> Wireframe:
 
 def clear_of_ends(points: Points, segments: Segments) -> NDArray[np.bool_]:
     """[N]: which points [N,2] are at least CLEAR from every end of a segment."""
-    from scipy.spatial import KDTree
-
     if not len(segments.lines) or not len(points):
         return np.ones(len(points), np.bool_)
-    distance, _ = KDTree(segments.lines.reshape(-1, 2)).query(points)
+    distance, _ = _tree(segments.lines.reshape(-1, 2)).query(points)
     return np.asarray(distance >= CLEAR)
 
 
@@ -141,6 +143,14 @@ def aligned(first: Points, second: Points) -> Points:
 
     turned = second[:, ::-1]
     return np.where((moved(second) < moved(turned))[:, None, None], second, turned)
+
+
+def _tree(points: NDArray[np.floating[Any]]) -> "KDTree":
+    try:
+        from scipy.spatial import KDTree
+    except ImportError as error:
+        raise RecipeError(f"GlueStick needs the package {error.name}; install it with: uv pip install -e '.[perception]'") from None
+    return KDTree(points)
 
 
 def _relative(strength: Floats) -> Floats:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -329,6 +330,17 @@ def test_segments_match_without_keypoints(net: GlueStickNet) -> None:
     assert (found.lines.first >= 0).sum() > 3
 
 
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.bfloat16, 0.01), (torch.float16, 0.002)])
+def test_half_precision_stays_near(net: GlueStickNet, kind: "torch.dtype", tolerance: float) -> None:
+    first, second = graph(), _noisy(graph())
+    exact = net(first, second)
+    with torch.autocast("cpu", kind):
+        half = net(first, second)
+    assert (half.raw_line_scores - exact.raw_line_scores).norm() < tolerance * exact.raw_line_scores.norm()
+    assert half.raw_line_scores.dtype == half.lines.first_scores.dtype == torch.float32
+    assert (exact.lines.first >= 0).sum() > 3 and torch.equal(half.lines.first, exact.lines.first)
+
+
 # ---- the official file, and pictures
 
 
@@ -399,6 +411,18 @@ def test_no_keypoints_at_all_still_match_segments(checkpoint: Path, superpoint: 
     assert np.array_equal(found.first, found.second) and len(found.first) > 0
 
 
+def test_a_lower_precision_finds_what_is_clear(checkpoint: Path, superpoint: Path, matcher: GlueStick) -> None:
+    image = boxes()
+    lower = GlueStick(checkpoint, superpoint, max_lines=40, max_keypoints=60, device="cpu", precision="bf16")
+    found, exact = lower.match(image, image), matcher.match(image, image)
+    clear = exact.first[exact.scores > 0.5]  # weaker ones may fall to either side of the threshold
+    assert len(clear) >= 8
+    assert {line.tobytes() for line in clear} <= {line.tobytes() for line in found.first}
+    assert found.scores.dtype == np.float32 and found.scores.tolist() != exact.scores.tolist()
+    with pytest.raises(RecipeError, match="'fp8'"):
+        GlueStick(checkpoint, superpoint, device="cpu", precision="fp8")  # type: ignore[arg-type]
+
+
 def test_no_segments_given_are_no_matches(matcher: GlueStick) -> None:
     none = np.zeros((0, 2, 2), np.float32)
     some = np.array([[[40, 50], [90, 60]]], np.float32)
@@ -461,6 +485,7 @@ def test_another_package_of_that_name_is_told_apart(
 ) -> None:
     (tmp_path / "gluestick").mkdir()
     (tmp_path / "gluestick" / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.delitem(sys.modules, "gluestick", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RecipeError, match="ETL"):
         GlueStick(checkpoint, superpoint, device="cpu", upstream=True)
