@@ -51,6 +51,8 @@ class DWPose:
         self._pose = _tool(RTMPose, pose_path, POSE_SIZE, where)
         _check(self._detector.session, det_path, (3, *DETECTOR_SIZE), [(8400, 85)])
         _check(self._pose.session, pose_path, (3, POSE_SIZE[1], POSE_SIZE[0]), [(WHOLEBODY, 576), (WHOLEBODY, 768)])
+        if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in self._pose.session.get_providers():
+            raise RecipeError(f"device {device!r}: onnxruntime went back to the CPU, its CUDA libraries do not load; see its warning above")
         self._batch = batch
         self._whole_picture = whole_picture
 

@@ -49,6 +49,7 @@ _FACE = [
 _HANDS = ((15, 17, 19), (16, 18, 20))
 _PALM = [0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18]  # the points of a hand that its next region is made from
 
+_LONGEST = 4  # pictures that are longer than so many times their width are not cut into ever more squares
 _DETECTED = 0.5  # the least score of a detection, ...
 _PRESENT = 0.5  # ... and of what the networks of hand and face say of whether there is one: MediaPipe's values
 _BODY_PRESENT = 0.8  # of a body; MediaPipe has 0.5, but looks at one place in a picture and not at dozens (ours)
@@ -248,8 +249,9 @@ def anchors(size: int, layers: Sequence[tuple[int, int]]) -> Floats:
 def squares_of(width: int, height: int, levels: int) -> Floats:
     """Regions [N,4] that the detector looks at: the whole picture, then squares that overlap by half at least, ever smaller."""
     found = [(width / 2, height / 2, max(width, height), 0.0)]
+    shorter = max(min(width, height), max(width, height) / _LONGEST)
     for level in range(levels):
-        side = min(width, height) / 2**level
+        side = shorter / 2**level
         if side < max(width, height):
             found += [(x, y, side, 0.0) for y in _middles(height, side) for x in _middles(width, side)]
     return np.array(found, np.float64)

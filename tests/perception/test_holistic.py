@@ -10,6 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from schemas.candidate import Candidate, MediaFile, MediaRef, View
+from schemas.frames import Scene, SceneView
+from schemas.recipe import MediaLimits
+from schemas.typed import build
+from stages.detect_poses import DetectPoses, PosesConfig
+from stages.media import Media
 from stages.perception.holistic import (
     Body,
     Crops,
@@ -26,6 +32,7 @@ from stages.perception.holistic import (
 )
 from stages.perception.openpose import COCO, FACE
 from stages.perception.weights import WeightsError
+from stages.stage import Child, Item
 
 REAL = Path(os.environ.get("PARALLAX_REAL_DATA", "/none")) / "coco_wholebody"
 NETWORKS = ("mediapipe-pose-detection", "mediapipe-pose-landmark", "mediapipe-hand-landmark", "mediapipe-face-landmark")
@@ -81,6 +88,10 @@ def test_squares_see_every_corner_and_whoever_is_half_as_large(width: int, heigh
                 edges = np.unique(same[:, axis]) - side / 2
                 assert edges[0] == pytest.approx(0) and edges[-1] + side == pytest.approx(length)
                 assert len(edges) == 1 or np.diff(edges).max() <= side / 2 + 1e-9
+
+
+def test_a_ribbon_is_not_cut_into_thousands_of_squares() -> None:
+    assert len(squares_of(10_000, 10, 2)) < 40
 
 
 def test_of_detections_in_one_place_the_surest_stays() -> None:
@@ -214,3 +225,29 @@ def test_a_mirrored_photo_has_mirrored_people(files: list[Path]) -> None:
     face, other_face = people.keypoints[0, FACE], mirrored.keypoints[0, FACE]
     chin = face[8]
     assert np.linalg.norm(chin - ((image.shape[1], 0) + other_face[8] * (-1, 1))) < 6 and face[0, 0] < face[16, 0]
+
+
+@pytest.mark.skipif(not (REAL.parent / "sav_videos").is_dir(), reason="PARALLAX_REAL_DATA does not name the folder of real recordings")
+def test_the_stage_follows_the_one_person_of_a_real_clip(files: list[Path]) -> None:
+    """A man stands upright and juggles a ball with his foot: one person from first to last, with face and feet where they belong."""
+    path = REAL.parent / "sav_videos" / "05_default_juggle.mp4"
+    about = path.stat()
+    with Media(path.parent, MediaLimits()) as media:
+        ref = MediaRef("video", (MediaFile(path.name, about.st_size, about.st_mtime_ns),))
+        index = media.index(ref)
+        scene = Scene(Candidate("clips", "juggle", "video", (View("cam", ref),)), (SceneView("cam", ref, index),))
+        child = Child("w0", "window", (0,), (np.arange(10, 35),), None, ("cam",))
+        settings = build(PosesConfig, {"stride": 8, "levels": 1, "weights": [str(file) for file in files]}, "poses")
+        found = DetectPoses(settings).score(Item("key", "window", scene, child), media)
+    poses = found.members["poses"]
+    assert found.scores["n_people"] == 1 and found.scores["pose_score"] > 0.8
+    assert poses["frame"].tolist() == [0, 8, 16, 24]
+    [person] = [number for number in poses["ids"] if (poses["scores"][:, number] > 0).any(1).all()]
+    xy = poses["keypoints"][:, person]
+    assert (xy[:, 0, 1] < xy[:, 1, 1]).all() and (xy[:, 1, 1] < xy[:, 8, 1]).all()  # nose above neck above hip
+    assert (xy[:, 2, 0] < xy[:, 5, 0]).all()  # he faces us: his right shoulder is on the left
+    assert ((xy[:, :18] > 0) & (xy[:, :18] < (index.width, index.height))).all()
+    faces = poses["scores"][:, person, FACE].max(1) > 0
+    size = np.ptp(xy[..., 1], axis=1)
+    nose_gap = np.linalg.norm(xy[:, FACE][:, 30] - xy[:, 0], axis=1)  # the tip of the nose, as face and as body see it
+    assert faces.any() and (nose_gap[faces] < 0.03 * size[faces]).all()
