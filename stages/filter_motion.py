@@ -238,10 +238,13 @@ def picture(motion: Motion, frames: NDArray[np.int64], source: tuple[int, int]) 
     times = spread_over(np.arange(len(frames)), PICTURE_FRAMES)
     points = spread_over(np.arange(len(motion.label)), PICTURE_POINTS)
     scale = np.array([source[0] / max(width, 1), source[1] / max(height, 1)], np.float32)
+    tracks = np.clip(
+        motion.tracks.xy[np.ix_(times, points)] * scale, -30_000, 30_000
+    )  # a lost point may be anywhere; float16 ends at 65504
     return {
         "labels": np.asarray(labels, np.uint8),
         "frames": frames[times].astype(np.int32),
-        "tracks": (motion.tracks.xy[np.ix_(times, points)] * scale).astype(np.float16),
+        "tracks": tracks.astype(np.float16),
         "visible": motion.tracks.visible[np.ix_(times, points)],
         "point_mask": motion.label[points].astype(np.uint8),
         "mask_motion": motion.masks.motion.astype(np.float32),

@@ -20,7 +20,8 @@ LEAST_SUPPORT = 0.15  # nor does a model that less than this share of the pictur
 # A camera at rest wins over any other model that has up to this many times its support: a large thing that moves is not the camera,
 # while points do not stay where they are before a moving camera. But for those that it keeps in the middle, as when it goes round
 # something: so this share of what lies near the border must be at rest too.
-REST_BONUS = 2.5
+REST_BONUS = 2.0
+REST_SUPPORT = 0.25  # of the whole picture, at least
 REST_AT_BORDER = 0.3
 BORDER = 0.2  # of width or height
 SAMPLES, EPIPOLAR_SAMPLES = 300, 120  # hypotheses tried for each frame
@@ -211,7 +212,7 @@ def _global_model(
     model, value = max(refined, key=lambda each: each[1])
     rest, at_rest = _refined(np.eye(3), start, end, share, tolerance, diagonal)
     resting = _close(rest, start, end, tolerance)
-    still = at_rest * REST_BONUS >= value and share @ resting >= LEAST_SUPPORT
+    still = at_rest * REST_BONUS >= value and share @ resting >= REST_SUPPORT
     still &= share[border] @ resting[border] >= REST_AT_BORDER * share[border].sum()
     if still:
         model = rest

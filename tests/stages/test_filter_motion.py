@@ -142,7 +142,8 @@ def test_through_the_decoder(clips: dict[int, list[Image]], tmp_path: Path) -> N
 
 def scene_of_file(media: Media, *names: str) -> Scene:
     files = tuple(MediaFile(name, (media.root / name).stat().st_size, (media.root / name).stat().st_mtime_ns) for name in names)
-    ref = MediaRef("images" if len(names) > 1 else "video", files)
+    times = tuple(k * 40_000_000 for k in range(len(names))) if len(names) > 1 else ()
+    ref = MediaRef("images" if times else "video", files, pts_ns=times)
     return Scene(Candidate("clips", "x", "video", (View("cam", ref),)), (SceneView("cam", ref, media.index(ref)),))
 
 
@@ -207,7 +208,7 @@ def test_checkpoints_are_named_and_asked_for(tmp_path: Path, monkeypatch: pytest
         stage.models()
     with pytest.raises(WeightsError, match="noncommercial"):
         MotionFilter(build(MotionConfig, {"tracker": "cotracker3-offline"}, "x")).models()
-    with pytest.raises(RecipeError, match="did you mean 'sam-vit-b'"):
+    with pytest.raises(RecipeError, match="did you mean 'sam-vit-"):
         build(MotionConfig, {"masks": "sam-vit"}, "x")
 
 
