@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Mode = Literal["offline", "online"]
 _WINDOWS = {"offline": 60, "online": 16}  # of the official checkpoints; time_emb has this length
 _AT_ONCE = 4  # frames in the image encoder, which takes some 100 MB for each
+_MANY_POINTS = 256  # from where on memory is mostly theirs
 _importing = Lock()
 
 
@@ -34,10 +35,12 @@ class CoTracker:
     path: the checkpoint of that mode, a flat state dict or one under "model". code: the folder of upstream's package, as
     `cotracker-code` is found; not needed where the package is installed, which then wins.
     offline: sees the whole clip at once and is the more accurate one where points vanish and come back. A point is visible where
-    visibility > 0.9. A clip of more than max_frames frames raises CandidateError: memory grows with their number.
-    online: windows of 16 frames every 8; frames are dropped behind them, so that memory does not grow with the clip. A point is
-    visible where visibility * confidence > 0.6.
-    precision: of the networks; positions and correlations stay in float32. One video at a time: an object is not for two threads.
+    visibility > 0.9. Memory grows with the clip, by 52 MiB for each frame of 256 points: one of more than max_frames frames, or fewer
+    in proportion where there are more points than that, raises CandidateError. The default keeps below 8 GiB.
+    online: windows of 16 frames every 8; frames are dropped behind them, so that memory does not grow with the clip (1.8 GiB on a
+    CPU, the process included, with 256 points). A point is visible where visibility * confidence > 0.6.
+    precision: of the networks; positions and correlations stay in float32. With bf16 and random weights, half of the points differ by
+    less than 5 % of how far they moved. One video at a time: an object is not for two threads.
     Raises WeightsError for a checkpoint that does not fit and for missing code, RecipeError for a missing torch.
     """
 
@@ -88,13 +91,14 @@ class CoTracker:
     def _track_offline(self, clip: "_Clip", points: Points) -> "tuple[torch.Tensor, torch.Tensor] | None":
         import torch
 
+        most = max(self._max_frames * _MANY_POINTS // max(len(points), _MANY_POINTS), 1)
         pictures: list[torch.Tensor] = []
         for picture in clip:
-            if len(pictures) == self._max_frames:
+            if len(pictures) == most:
                 raise CandidateError(
                     Reason.E_TOO_BIG,
-                    f"the clip has more than {self._max_frames} frames, which CoTracker offline holds in memory all at once; use its "
-                    "online mode, take fewer frames, or raise max_frames where there is the memory",
+                    f"the clip has more than {most} frames for {len(points)} points, and CoTracker offline holds it in memory all at once; "
+                    "use its online mode, take fewer frames or points, or raise max_frames where there is the memory",
                 )
             pictures.append(picture)
         if not pictures:

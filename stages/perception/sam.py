@@ -25,8 +25,8 @@ class SamSegmenter:
     mask that covers less than this share of the image (ours; the package's own parameter of that kind mends masks instead).
 
     points_per_batch: memory against speed; a point takes 12 bytes for each pixel of the image, several times over.
-    precision: of the image encoder, which is nearly all of the work; the prompts and masks stay in float32. The embedding then
-    differs by less than 2 % (bf16) or 0.5 % (fp16) of its norm, which moves the edges of masks by single pixels.
+    precision: of the image encoder, which is nearly all of the work; prompts and masks stay in float32. By how much the embedding
+    then differs, as a share of its norm (vit_b with random weights, 256 pixels, on a CPU): 0.8 % with bf16, 0.1 % with fp16.
     Raises WeightsError for a checkpoint that does not fit, RecipeError where the package is missing.
     """
 

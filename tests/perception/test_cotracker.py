@@ -210,9 +210,11 @@ def test_online_encodes_each_frame_once_and_holds_a_window_of_them(files: dict[s
 
 def test_offline_refuses_what_memory_would_not_hold(files: dict[str, Path], code: Path) -> None:
     tracker = load(files, "offline", code, max_frames=5)
-    with pytest.raises(CandidateError, match=r"more than 5 frames.*online mode") as raised:
+    with pytest.raises(CandidateError, match=r"more than 5 frames for 5 points.*online mode") as raised:
         tracker.track(iter(clip(6)), _POINTS)
     assert raised.value.reason is Reason.E_TOO_BIG
+    with pytest.raises(CandidateError, match="more than 2 frames for 512 points"):
+        tracker.track(iter(clip(3)), np.zeros((512, 2), np.float32))
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])

@@ -143,7 +143,7 @@ def test_limits_leave_out_small_doubtful_and_unstable_masks(file: Path) -> None:
 
 
 def test_half_precision_changes_the_encoder_alone() -> None:
-    """On a smaller encoder of the same class; the stated share holds for the true one too, where it takes a minute to see."""
+    """On a smaller encoder of the same class; what differs in the true one stands in its docstring."""
     from segment_anything.modeling import ImageEncoderViT
 
     torch.manual_seed(0)
