@@ -30,7 +30,8 @@ class PosesConfig:
     """model: "holistic" (MediaPipe's networks, on the CPU, for people and cameras as they come) or "dwpose" (the paper's).
 
     stride: every so manieth frame is looked at, and the last. height: pixels that frames are scaled to; None for their own.
-    levels: of "holistic": how small people may be; each level more halves their least size, and takes three to four times as long.
+    levels: of "holistic": how small people may be; each level more halves their least size. The detector then looks at 1, 4, 25, 123
+    squares of a 16:9 picture.
     whole_picture: of "dwpose": a picture in which nobody is found counts as one person, as in DWPose.
     weights: files of your own instead of the registry's, in the order that `weights fetch` names them: detector and pose of "dwpose";
     detector, body, hand and face of "holistic".
