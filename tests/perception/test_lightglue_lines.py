@@ -199,8 +199,10 @@ def test_other_models_of_the_process_find_torch_as_it_was(monkeypatch: pytest.Mo
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     torch.backends.cuda.enable_flash_sdp(True)
+    drawn = torch.random.get_rng_state()
     LightGlueLines(find("aliked").path, find("lightglue-aliked").path, device="cpu")
     assert not torch.backends.cudnn.deterministic and torch.backends.cuda.flash_sdp_enabled()
+    assert torch.equal(drawn, torch.random.get_rng_state())
 
 
 def test_a_checkpoint_that_does_not_fit_says_where(tmp_path: Path) -> None:
