@@ -23,7 +23,8 @@ from stages.media.sandbox import Sandbox, SandboxError
 
 __all__ = ["Media", "SandboxError"]
 
-_CHUNK_BYTES = 32 << 20  # of pictures that `stream` takes from the child at once
+_CHUNK_BYTES = 32 << 20  # of pictures that `stream` takes from the child at once ...
+_CHUNK_FRAMES = 256  # ... and no more frames: one call has one timeout, however small they are
 _VIEWS_A_CALL = 12  # views indexed in one call: enough to save the way there and back, few enough for one timeout
 
 
@@ -96,7 +97,7 @@ class Media:
         if (np.diff(positions) == 0).any():
             raise ValueError("stream gives each frame once")
         pixels = sum(width * height for width, height in ((size or (index.width, index.height)) for size in sizes))
-        step = max(1, _CHUNK_BYTES // max(1, 3 * pixels))
+        step = min(_CHUNK_FRAMES, max(1, _CHUNK_BYTES // max(1, 3 * pixels)))
         for start in range(0, len(positions), step):
             stop = min(len(positions), start + step)
             arrays = self._call("stages.media.requests:chunk", ref, index, positions, list(sizes), start, stop)
