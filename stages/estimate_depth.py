@@ -19,8 +19,9 @@ from schemas.frames import SceneView
 from schemas.typed import bounded
 from schemas.verdict import CandidateError, Reason
 from stages.media.paths import resolve
-from stages.perception.depth import Array, DepthMaps, DepthModel, Precision
+from stages.perception.depth import Array, DepthMaps, DepthModel
 from stages.perception.depth_files import read_kubric4d, read_npz
+from stages.perception.device import Precision
 from stages.perception.weights import WeightsError, find
 from stages.stage import Findings, Item, Look, Shown, Watcher, placement
 

@@ -41,9 +41,9 @@ class MotionConfig:
 
     masks: Literal["regions", "sam-vit-b", "sam-vit-l", "sam-vit-h"] = "regions"
     tracker: Literal["klt", "cotracker3-offline", "cotracker3-online"] = "klt"
-    sam: str | None = None
-    cotracker: str | None = None
-    cotracker_code: str | None = None
+    sam: str | None = placement(None)
+    cotracker: str | None = placement(None)
+    cotracker_code: str | None = placement(None)
     frames: int = bounded(64, low=2, high=100_000)
     every: int | None = bounded(None, low=1, high=10_000)
     height: int = bounded(240, low=32, high=4320)

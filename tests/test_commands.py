@@ -114,8 +114,10 @@ def test_the_command_line_is_the_promised_one(command, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["curate", "audit", "studio", "demo", "doctor", "weights", "encode_latents", "train", "train syncammaster", "infer syncammaster"]
-    + ["evaluate"],
+    [
+        *("curate", "audit", "studio", "demo", "doctor", "weights", "encode_latents"),
+        *("train", "train syncammaster", "infer syncammaster", "evaluate"),
+    ],
 )
 def test_help_ends_with_0_says_the_command_to_type_and_gives_examples(command, tmp_path):
     """As a user starts it: another process, from a folder that is not the repository."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from schemas.typed import RecipeError, nearest
 from schemas.verdict import CandidateError, Reason
+from stages.perception.device import Precision, lower, torch_device
 from stages.perception.results import Image, Points, Tracks
-from stages.perception.sam import Precision, lower, torch_device
 from stages.perception.state import load_strict, read_state
 from stages.perception.weights import WeightsError
 
@@ -51,7 +51,7 @@ class CoTracker:
         *,
         device: str = "auto",
         code: str | Path | None = None,
-        precision: Precision = "float32",
+        precision: Precision = "fp32",
         max_frames: int = 120,
     ) -> None:
         if mode not in _WINDOWS:

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.perception.device import Precision, torch_device
 from stages.perception.results import Image
 from stages.perception.weights import WeightsError
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Array = NDArray[np.float64]
 
 NEAREST_M = 1e-3  # bicubic resizing overshoots at edges; nothing is nearer than ZoeDepth's own least depth
@@ -56,7 +56,7 @@ class DepthModel:
 
         config = _config(folder)
         self._kind = str(config["model_type"])
-        self._device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self._device = torch_device(device)
         self._dtype = getattr(torch, _TYPES[precision])
         voting = self._kind == "zoedepth" and len(config.get("bin_configurations") or ()) > 1
         self._batch = 1 if voting else batch

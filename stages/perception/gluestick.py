@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.typed import RecipeError, nearest
+from stages.perception.device import Precision
 from stages.perception.results import Image, LineMatches, Points
-from stages.perception.sam import Precision
 from stages.perception.state import load_strict, read_state
 from stages.perception.superpoint import SuperPoint, sample, to_magic_leap
 from stages.perception.weights import WeightsError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stages.perception.gluestick_net import GlueStickNet, Graph
 
-_PRECISIONS = {"float32": None, "bf16": "bfloat16", "fp16": "float16"}  # and torch's names
+_PRECISIONS = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}  # and torch's names
 _LEAST_SIDE = 8  # pixels: SuperPoint has nothing to say about less
 
 
@@ -51,7 +51,7 @@ class GlueStick:
         max_lines: int = 300,
         max_keypoints: int = 1000,
         device: str = "auto",
-        precision: Precision = "float32",
+        precision: Precision = "fp32",
         upstream: bool = False,
     ) -> None:
         if precision not in _PRECISIONS:

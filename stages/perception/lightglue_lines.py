@@ -59,7 +59,7 @@ class LightGlueLines:
         longest: int = 1024,
         device: str = "auto",
     ) -> None:
-        from stages.perception.sam import torch_device
+        from stages.perception.device import torch_device
         from stages.perception.state import load_strict, read_state
 
         self._max_lines, self._longest = max_lines, longest

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from schemas.typed import RecipeError, nearest
+from stages.perception.device import Precision, lower, torch_device
 from stages.perception.results import Image, Mask
 from stages.perception.state import load_strict, read_state
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-Precision = Literal["float32", "fp16", "bf16"]
 _MODELS = ("vit_b", "vit_l", "vit_h")
 
 
@@ -41,7 +41,7 @@ class SamSegmenter:
         min_area: float = 0.0005,
         device: str = "auto",
         points_per_batch: int = 64,
-        precision: Precision = "float32",
+        precision: Precision = "fp32",
     ) -> None:
         if model not in _MODELS:
             raise RecipeError(f"no Segment Anything model {model!r}{nearest(model, _MODELS)}")
@@ -88,36 +88,3 @@ def _on_cpu(process: Callable[..., Any]) -> Callable[..., Any]:
         return data
 
     return processed
-
-
-def torch_device(device: str) -> "torch.device":
-    """device as torch has it; "auto" is the first GPU where there is one. Raises RecipeError for what this machine lacks."""
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise RecipeError(f'no device {device!r}; allowed: "auto", "cpu", "cuda", "cuda:1" and so on') from None
-    if found.type == "cuda" and not 0 <= (found.index or 0) < torch.cuda.device_count():
-        raise RecipeError(f'device is {device!r}, but torch sees {torch.cuda.device_count()} GPUs here; "auto" takes what there is')
-    return found
-
-
-def lower(module: "torch.nn.Module", precision: Precision) -> None:
-    """Lets one module compute in half precision. What goes in, what comes out and the stored weights stay in float32."""
-    import torch
-
-    if precision == "float32":
-        return
-    kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
-    if precision not in kinds:
-        raise RecipeError(f"no precision {precision!r}{nearest(precision, ('float32', *kinds))}")
-    kind, plain = kinds[precision], module.forward
-
-    def forward(inputs: "torch.Tensor", *more: Any, **named: Any) -> "torch.Tensor":
-        with torch.autocast(inputs.device.type, dtype=kind):
-            return plain(inputs, *more, **named).float()
-
-    module.forward = forward

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.typed import RecipeError
-from stages.perception.sam import torch_device
+from stages.perception.device import torch_device
 from stages.perception.state import load_strict, read_state
 from stages.perception.weights import WeightsError
 

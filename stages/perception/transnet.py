@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.perception.device import torch_device
 from stages.perception.results import Image
 from stages.perception.state import load_strict, read_state
 from stages.perception.weights import WeightsError
@@ -29,9 +30,7 @@ class TransNet:
     """
 
     def __init__(self, path: Path, *, device: str = "auto", batch: int = 1) -> None:
-        import torch
-
-        self._device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self._device = torch_device(device)
         self._batch = batch
         self._network = _network()
         load_strict(self._network, read_state(path), str(path))

@@ -220,7 +220,7 @@ def test_offline_refuses_what_memory_would_not_hold(files: dict[str, Path], code
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_bf16_stays_near(files: dict[str, Path], code: Path, mode: Mode) -> None:
     frames, found = clip(3), []
-    for precision in ("float32", "bf16"):
+    for precision in ("fp32", "bf16"):
         tracker = load(files, mode, code, precision=precision)
         quick(tracker._predictor)
         found.append(tracker.track(iter(frames), _POINTS).xy)

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from schemas.typed import RecipeError
-from stages.perception.sam import SamSegmenter, lower, torch_device
+from stages.perception.device import lower, torch_device
+from stages.perception.sam import SamSegmenter
 from stages.perception.weights import WeightsError, find
 
 torch = pytest.importorskip("torch", reason="needs the extra perception")
