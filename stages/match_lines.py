@@ -27,10 +27,10 @@ class LinesConfig:
     """
 
     model: Model = "lightglue"
-    aliked: str | None = None
-    lightglue: str | None = None
-    gluestick: str | None = None
-    superpoint: str | None = None
+    aliked: str | None = placement(None)
+    lightglue: str | None = placement(None)
+    gluestick: str | None = placement(None)
+    superpoint: str | None = placement(None)
     height: int | None = bounded(576, low=32, high=8192)
     max_lines: int = bounded(300, low=1, high=10_000)
     max_keypoints: int = bounded(1000, low=1, high=10_000)
