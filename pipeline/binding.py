@@ -6,7 +6,7 @@ allowed, and a stage whose inputs nothing provides is named with what is missing
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -55,6 +55,10 @@ class Source:
     @property
     def sampler(self) -> Sampler | None:
         return next((stage for stage in self.stages if isinstance(stage, Sampler)), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the stages: they may hold models, and a worker makes its own."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def weights_of(self, stage: Stage) -> tuple[Weights, ...]:
         """The checkpoints that a stage's results depend on. Raises WeightsError for one that is not there or not accepted."""

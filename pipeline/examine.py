@@ -18,7 +18,7 @@ from pipeline.steps import StepStore, step_key
 from schemas.candidate import Candidate, child_key
 from schemas.frames import Scene
 from schemas.scores import SCORES
-from schemas.typed import to_plain
+from schemas.typed import RecipeError, to_plain
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media, SandboxError
 from stages.stage import Findings, Item, Sampler, Scorer, Stage, Tier, Watcher
@@ -196,9 +196,14 @@ class Examiner:
 
     @contextmanager
     def _guard(self, row: Row, stage: str) -> Iterator[None]:
-        """What goes wrong with one candidate becomes its row. Storage trouble is E_IO; the unforeseen is our bug, E_STAGE."""
+        """What goes wrong with one candidate becomes its row. Storage trouble is E_IO; the unforeseen is our bug, E_STAGE.
+
+        A missing package, or a checkpoint that does not fit, is no candidate's fault: the unit fails, and runs again once that is mended.
+        """
         try:
             yield
+        except RecipeError:
+            raise
         except CandidateError as error:
             row.fail(error, stage)
         except SandboxError as error:  # its message is a traceback from the child; the last line says what

@@ -22,6 +22,7 @@ from pipeline.steps import StepStore
 from pipeline.store import stable_hash
 from schemas.candidate import Candidate
 from schemas.recipe import MediaLimits
+from schemas.typed import to_plain
 from schemas.verdict import ERRORS, PROVISIONAL, Reason
 from stages.media import Media
 
@@ -85,7 +86,8 @@ def run_unit(payload: dict[str, Any]) -> dict[str, Any]:
     started_ns = time.time_ns()
     store, members = StepStore(retry_provisional=unit.retry_provisional), MemberStore(unit.output, unit.name, unit.key)
     excluded = {**_remembered(unit, members, store), **excluded}
-    examiner = Examiner(unit.source, unit.root, worker_media(unit.root, unit.source.media), store, unit.name, members, unit.captions)
+    source, media = worker_source(unit.source), worker_media(unit.root, unit.source.media)
+    examiner = Examiner(source, unit.root, media, store, unit.name, members, unit.captions)
     try:
         rows = []
         for position in items if items is not None else range(unit.n_items):
@@ -140,6 +142,14 @@ def _commit(
         },
     }
     write_part(unit.output, unit.name, unit.key, rows, meta)
+
+
+_sources: dict[tuple[int, str], Source] = {}
+
+
+def worker_source(source: Source) -> Source:
+    """This process's own of a source: its stages load their models once and serve all units."""
+    return _sources.setdefault((os.getpid(), stable_hash([source.name, source.key_parts(), to_plain(source.spec)])), source)
 
 
 _media: dict[tuple[int, Path, MediaLimits], Media] = {}

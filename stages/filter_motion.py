@@ -19,7 +19,7 @@ from schemas.verdict import Reason
 from stages.motion import CameraMotion, MaskMotion, camera_motion, mask_motion, spread, summary
 from stages.perception.results import Image, Mask, Segmenter, Tracker, Tracks
 from stages.quality import spread_over
-from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement
+from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement, scaled_down
 
 TEXTURE = 1.5  # grey levels a pixel, the weaker direction: flatter points tell nothing about the camera
 LARGEST_MASK = 0.5  # a mask over more of the image than this is taken as background
@@ -106,7 +106,7 @@ class MotionFilter(Watcher):
         for number, (position, frames) in enumerate(item.selection()):
             chosen = spread_over(frames, self.config.frames) if self.config.every is None else frames[:: self.config.every]
             index = item.scene.views[position].index
-            looks.append(Look(number, np.unique(chosen), working_size(index.width, index.height, self.config.height)))
+            looks.append(Look(number, np.unique(chosen), scaled_down(index, self.config.height)))
         return looks
 
     def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
@@ -161,11 +161,6 @@ class MotionFilter(Watcher):
         if chosen.cotracker_code is not None or find_spec("cotracker") is None:
             code = find("cotracker-code", chosen.cotracker_code, accept_noncommercial=self.accept_noncommercial).path
         return CoTracker(path, cast(Mode, chosen.tracker.removeprefix("cotracker3-")), device=chosen.device, code=code)
-
-
-def working_size(width: int, height: int, wanted: int) -> tuple[int, int] | None:
-    """(width, height) of frames scaled down to that height; None where they are no higher."""
-    return None if height <= wanted else (max(1, round(width * wanted / height)), wanted)
 
 
 def _noted(shown: Shown, numbers: list[int]) -> Image:

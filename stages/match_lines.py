@@ -10,7 +10,7 @@ import numpy as np
 from schemas.typed import bounded
 from schemas.verdict import Reason
 from stages.perception.results import Image, LineMatcher, LineMatches
-from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement
+from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement, scaled_down
 
 Model = Literal["lightglue", "tracks", "gluestick"]
 
@@ -75,7 +75,7 @@ class MatchLines(Watcher):
         chosen = np.unique(frames[[0, -1]])
         if self.config.model == "tracks":  # what a window leaves out between its frames helps to follow points, too
             chosen = np.arange(chosen[0], chosen[-1] + 1)
-        return [Look(0, chosen, working_size(index.width, index.height, self.config.height))]
+        return [Look(0, chosen, scaled_down(index, self.config.height))]
 
     def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
         position, chosen = item.selection()[0]
@@ -135,11 +135,6 @@ class MatchLines(Watcher):
 
         one, two = (find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights())
         return one, two
-
-
-def working_size(width: int, height: int, wanted: int | None) -> tuple[int, int] | None:
-    """(width, height) of frames scaled down to that height; None where they are no higher."""
-    return None if wanted is None or height <= wanted else (max(1, round(width * wanted / height)), wanted)
 
 
 def _nothing() -> LineMatches:

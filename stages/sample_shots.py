@@ -17,7 +17,7 @@ from stages.media import Media
 from stages.perception.results import Image
 from stages.perception.transnet import HEIGHT, WIDTH, TransNet
 from stages.perception.weights import find
-from stages.sample_windows import camera_entries, clip_frames, video_id, video_split
+from stages.sample_windows import clip_frames, split_of, window_of
 from stages.stage import Child, Sampler, limit, placement
 
 Positions = NDArray[np.int64]
@@ -87,25 +87,9 @@ class Shots(Sampler):
 
     def _child(self, scene: Scene, number: int, frames: Positions, notes: dict[str, str]) -> Child:
         """With a note, one that the margins leave nothing of: refused whatever the limit."""
-        entries = [camera_entries(view, frames) for view in scene.views]
-        found = [each for each in entries if each is not None]
-        return Child(
-            suffix=f"s{number:04d}",
-            kind="window",
-            views=tuple(range(len(scene.views))),
-            frames=(frames,) * len(scene.views),
-            cameras=tuple(found) if len(found) == len(entries) else None,
-            view_names=tuple(view.view_id for view in scene.views),
-            scores={"shot_frames": 0.0 if notes else float(len(frames))},
-            fields={"split": self._split(scene), **({"notes": notes} if notes else {})},
-            reasons=(Reason.TOO_SHORT,) if notes else (),
-        )
-
-    def _split(self, scene: Scene) -> str:
-        candidate = scene.candidate
-        if self.config.keep_official_split and candidate.split is not None:
-            return candidate.split
-        return video_split(video_id(candidate), self.config.test_fraction, self.config.split_seed)
+        scores = {"shot_frames": 0.0 if notes else float(len(frames))}
+        reasons = (Reason.TOO_SHORT,) if notes else ()
+        return window_of(scene, f"s{number:04d}", frames, scores, split_of(scene.candidate, self.config), notes, reasons)
 
 
 def _frames(scene: Scene, view: int, clip: range, media: Media) -> Iterator[Image]:

@@ -4,11 +4,11 @@ Source: specs/fcvg.md 1.2. A window of 25 frames serves both gaps of the paper, 
 g + 1: frames 0 and 13 for gap 12, frames 0 and 24 for gap 23.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,24 +134,32 @@ class Windows(Sampler):
     def _child(
         self, scene: Scene, number: int, frames: Positions, scores: dict[str, float], notes: dict[str, str], reasons: tuple[Reason, ...]
     ) -> Child:
-        entries = [camera_entries(view, frames) for view in scene.views]
-        found = [each for each in entries if each is not None]
-        return Child(
-            suffix=f"w{number:04d}",
-            kind="window",
-            views=tuple(range(len(scene.views))),
-            frames=(frames,) * len(scene.views),
-            cameras=tuple(found) if len(found) == len(entries) else None,
-            view_names=tuple(view.view_id for view in scene.views),
-            scores=scores,
-            fields={"split": self._split(scene.candidate), **({"notes": notes} if notes else {})},
-            reasons=reasons,
-        )
+        return window_of(scene, f"w{number:04d}", frames, scores, split_of(scene.candidate, self.config), notes, reasons)
 
-    def _split(self, candidate: Candidate) -> str:
-        if self.config.keep_official_split and candidate.split is not None:
-            return candidate.split
-        return video_split(video_id(candidate), self.config.test_fraction, self.config.split_seed)
+
+def window_of(
+    scene: Scene,
+    suffix: str,
+    frames: Positions,
+    scores: Mapping[str, float],
+    split: str,
+    notes: Mapping[str, str],
+    reasons: tuple[Reason, ...],
+) -> Child:
+    """The same frames of every view of a scene as one child, with their cameras where all views have them."""
+    entries = [camera_entries(view, frames) for view in scene.views]
+    found = [each for each in entries if each is not None]
+    return Child(
+        suffix=suffix,
+        kind="window",
+        views=tuple(range(len(scene.views))),
+        frames=(frames,) * len(scene.views),
+        cameras=tuple(found) if len(found) == len(entries) else None,
+        view_names=tuple(view.view_id for view in scene.views),
+        scores=scores,
+        fields={"split": split, **({"notes": dict(notes)} if notes else {})},
+        reasons=reasons,
+    )
 
 
 def clip_frames(scene: Scene) -> range:
@@ -166,6 +174,24 @@ def clip_frames(scene: Scene) -> range:
 def video_id(candidate: Candidate) -> str:
     """What tells source videos apart: the ingest's `video_id` (for YouTube the video's id), else the candidate's own."""
     return str(candidate.attrs.get("video_id", candidate.candidate_id))
+
+
+class SplitConfig(Protocol):
+    """The settings that decide it."""
+
+    @property
+    def test_fraction(self) -> float: ...
+    @property
+    def split_seed(self) -> int: ...
+    @property
+    def keep_official_split(self) -> bool: ...
+
+
+def split_of(candidate: Candidate, config: SplitConfig) -> str:
+    """The side of the train/test split that a candidate is on: the dataset's own where it is kept, else its video's."""
+    if config.keep_official_split and candidate.split is not None:
+        return candidate.split
+    return video_split(video_id(candidate), config.test_fraction, config.split_seed)
 
 
 def video_split(video: str, test_fraction: float, seed: int) -> Literal["train", "test"]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.frames import Scene
+from schemas.frames import FrameIndex, Scene
 from schemas.scores import SCORES
 from schemas.typed import to_plain
 from schemas.verdict import Reason
@@ -168,6 +168,11 @@ class Look:
     view: int  # position in `item.selection()`
     frames: NDArray[np.int64]  # positions in that view's index, strictly ascending
     size: tuple[int, int] | None = None
+
+
+def scaled_down(index: FrameIndex, height: int | None) -> tuple[int, int] | None:
+    """A Look's size: frames scaled down to that height, or None, as they are, where they are no higher."""
+    return None if height is None or index.height <= height else (max(1, round(index.width * height / index.height)), height)
 
 
 @dataclass(frozen=True, eq=False)

