@@ -157,17 +157,24 @@ def load_recipe(name_or_path: str) -> Recipe:
 def bind(recipe: Recipe, seed: int | None = None, accept_noncommercial: bool = False) -> dict[str, Source]:
     """Every source of the recipe, checked. `seed` overrides the recipe's; weights are accepted where recipe or caller says so."""
     accept = recipe.accept_noncommercial or accept_noncommercial
-    bound = {
-        name: Source(name, spec, recipe.media, recipe.seed if seed is None else seed, recipe.keep_rejected, accept)
-        for name, spec in recipe.sources.items()
-    }
+    bound = {name: source_of(recipe, name, seed, accept) for name in recipe.sources}
     for source in bound.values():
         _check(source)
     return bound
 
 
+def source_of(recipe: Recipe, name: str, seed: int | None = None, accept_noncommercial: bool = False) -> Source:
+    """One source, as it is written: nothing is looked for, neither stages nor weights."""
+    return Source(
+        name, recipe.sources[name], recipe.media, recipe.seed if seed is None else seed, recipe.keep_rejected, accept_noncommercial
+    )
+
+
 def _check(source: Source) -> None:
     where = f"recipe.sources.{source.name}"
+    names = [stage.name for stage in source.stages]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RecipeError(f"{where}.stages: {twice!r} stands there twice; its scores and members go by its name, so once is all")
     available = set(source.ingest.provides)
     previous: Stage | None = None
     for i, stage in enumerate(source.stages):
@@ -234,4 +241,5 @@ def resolved(recipe: Recipe, names: Mapping[str, Source]) -> dict[str, Any]:
         ]
         plain["sources"][name]["options"] = to_plain(source.ingest.options)
         plain["seed"] = source.seed
+        plain["accept_noncommercial"] = source.accept_noncommercial
     return plain

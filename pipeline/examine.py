@@ -211,6 +211,9 @@ class Examiner:
         except OSError as error:
             row.fail(CandidateError(Reason.E_IO, f"{type(error).__name__}: {error}"), stage)
         except Exception as error:
+            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+                row.fail(CandidateError(Reason.E_OOM, f"{stage}: {str(error).strip() or 'no memory left'}"), stage)
+                return
             where = traceback.extract_tb(error.__traceback__)[-1]
             message = f"{type(error).__name__}: {error} (in {where.name}, {Path(where.filename).name}:{where.lineno})"
             row.fail(CandidateError(Reason.E_STAGE, message), stage)
@@ -254,7 +257,10 @@ class _Seen:
             self._found = dict(zip(missing, watch(missing, _item(row, self._lazy), examiner.media), strict=True))
         found = self._found[stage]
         if isinstance(found, Exception):
-            raise found
+            if len(self._found) == 1:
+                raise found
+            # Perhaps only a frame that another one asked for is damaged: what a stage finds must not depend on its neighbours.
+            return stage.score(_item(row, self._lazy), examiner.media)
         return found
 
 

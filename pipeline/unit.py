@@ -8,9 +8,11 @@ import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +92,32 @@ def run_unit(payload: dict[str, Any]) -> dict[str, Any]:
     examiner = Examiner(source, unit.root, media, store, unit.name, members, unit.captions)
     try:
         rows = []
-        for position in items if items is not None else range(unit.n_items):
-            candidate = unit.candidates[position]
-            rows += examiner.exclude(candidate, *excluded[position]) if position in excluded else examiner.examine(candidate)
+        with _one_thread(source):
+            for position in items if items is not None else range(unit.n_items):
+                candidate = unit.candidates[position]
+                rows += examiner.exclude(candidate, *excluded[position]) if position in excluded else examiner.examine(candidate)
         if items is not None:
             return {}
         _commit(unit, examiner, rows, excluded, started_ns)
     finally:
         members.abandon()
     return {"counts": dict(Counter(row["status"] for row in rows if row["is_sample"] or row["status"] != "kept"))}
+
+
+@contextmanager
+def _one_thread(source: Source) -> Iterator[None]:
+    """torch's models compute in one thread, whichever executor it is: more of them sum in another order, which changes bits."""
+    if find_spec("torch") is None or not any(stage.weights() for stage in source.stages):
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int, tuple[Reason, str]]:

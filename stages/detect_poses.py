@@ -23,6 +23,7 @@ from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement
 # Names in the registry of checkpoints, in the order of the models' arguments.
 HOLISTIC = ("mediapipe-pose-detection", "mediapipe-pose-landmark", "mediapipe-hand-landmark", "mediapipe-face-landmark")
 DWPOSE = ("dwpose-det", "dwpose-pose")
+MOST_PEOPLE = 32  # ours: packed of one clip; a crowd that passes by would fill the manifest
 
 
 @dataclass(frozen=True)
@@ -133,5 +134,8 @@ def summary(linked: LinkedPeople) -> dict[str, float | None]:
 
 
 def packable(linked: LinkedPeople, frames: NDArray[np.int64]) -> dict[str, NDArray]:
-    """The member `poses`."""
-    return {"keypoints": linked.keypoints, "scores": linked.scores.astype(np.float16), "ids": linked.ids, "frame": frames}
+    """The member `poses`: of more than MOST_PEOPLE those who are seen in most frames, the earlier ones of equals."""
+    often = np.argsort(-linked.present.sum(axis=0), kind="stable")[:MOST_PEOPLE]
+    kept = np.sort(often)
+    scores = linked.scores[:, kept].astype(np.float16)
+    return {"keypoints": linked.keypoints[:, kept], "scores": scores, "ids": linked.ids[kept], "frame": frames}

@@ -104,10 +104,18 @@ class MotionFilter(Watcher):
     def wants(self, item: Item) -> list[Look]:
         looks = []
         for number, (position, frames) in enumerate(item.selection()):
-            chosen = spread_over(frames, self.config.frames) if self.config.every is None else frames[:: self.config.every]
+            chosen = spread_over(frames, self._most()) if self.config.every is None else frames[:: self.config.every]
             index = item.scene.views[position].index
             looks.append(Look(number, np.unique(chosen), scaled_down(index, self.config.height)))
         return looks
+
+    def _most(self) -> int:
+        """Frames that are looked at: those asked for, or fewer where CoTracker offline could not hold them for so many points."""
+        if self.config.tracker != "cotracker3-offline":
+            return self.config.frames
+        from stages.perception.cotracker import most_frames
+
+        return min(self.config.frames, most_frames(self.config.max_masks * self.config.points_per_mask + self.config.background_points))
 
     def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
         scores: list[dict[str, float | None]] = []

@@ -15,9 +15,9 @@ _AHEAD = 8  # frames that wait for a slow Watcher: a bound on memory
 def watch(watchers: Sequence[Watcher], item: Item, media: Media) -> list[Findings | Exception]:
     """What each Watcher found, or the exception that it raised; the others go on. An exception of the decoder is everyone's."""
     seats = [_Seat(watcher, item) for watcher in watchers]
-    for seat in seats:
-        seat.thread.start()
     try:
+        for seat in seats:
+            seat.thread.start()
         for shown, takers in _pass(seats, item, media):
             for seat in takers:
                 seat.give(shown[seat])
@@ -57,6 +57,8 @@ class _Seat:
             self.outcome = watcher.look(item, self._frames())
         except Exception as error:
             self.outcome = error
+        except BaseException as error:  # what Rust code panics with, or SystemExit: the others and the feeder go on all the same
+            self.outcome = RuntimeError(f"{type(error).__name__}: {error}")
         self.left = True
         while self._queue.get() is not None:  # what was on its way: the feeder must never wait for one that has left
             pass
@@ -82,7 +84,7 @@ def _end(seats: Sequence[_Seat], failure: Exception | None) -> None:
 def _pass(seats: Sequence[_Seat], item: Item, media: Media) -> Iterator[tuple[dict[_Seat, Shown], list[_Seat]]]:
     """Every wanted frame of every view, in order, with those who want it; ends early when nobody is left."""
     for number, (position, _) in enumerate(item.selection()):
-        looks = {seat: look for seat in seats for look in seat.looks if look.view == number and len(look.frames)}
+        looks = {seat: look for seat in seats for look in seat.looks if look.view == number and len(look.frames) and not seat.left}
         if not looks:
             continue
         view = item.scene.views[position]

@@ -169,6 +169,10 @@ def test_a_source_takes_one_sampler():
     assert "one sampler" in message and "'view_groups' is the second" in message
 
 
+def test_a_stage_that_stands_twice_is_refused():
+    assert "'header' stands there twice" in refusal(source("header", {"header": {"min_views": 2}}))
+
+
 def test_windows_cannot_be_copied():
     message = refusal(source("windows"))
     assert "windows start at any frame" in message and "codec: h264" in message

