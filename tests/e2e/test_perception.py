@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
@@ -32,8 +33,8 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "clips"
 
 
-def run(footage: Path, output: Path, *more: str, stages: list = STAGES) -> int:
-    sources = {"clips": {"stages": stages, "payload": {"video": {"codec": "h264"}}}}
+def run(footage: Path, output: Path, *more: str, stages: list = STAGES, video: object = None) -> int:
+    sources = {"clips": {"stages": stages, "payload": {"video": video or {"codec": "h264"}}}}
     recipe = write_recipe(output.with_suffix(".yaml"), sources)
     told = [f"--input=clips={footage}", f"--output={output}", "--quiet", "--no-report", "--error-budget=1", *more]
     return curate([str(recipe), *told])
@@ -89,3 +90,35 @@ def test_weights_that_are_missing_or_not_accepted_are_refused_before_anything_ru
     assert run(footage, tmp_path / "out", "--accept-noncommercial", stages=online) == 2
     assert "python -m pipeline.weights fetch cotracker3-online" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def damaged(path: Path, frame: int) -> None:
+    """A clip of groups of ten frames, with nonsense where one frame's packet was."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "10", "bf": "0", "sc_threshold": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(100):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rng.integers(0, 255, (48, 64, 3), np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        packet = [each for each in container.demux(video=0) if each.size][frame]
+        assert packet.pos is not None
+        where, size = packet.pos, packet.size
+    data = bytearray(path.read_bytes())
+    data[where : where + size] = b"\xff" * size
+    path.write_bytes(data)
+
+
+def test_a_frame_that_one_stage_cannot_have_costs_its_neighbour_nothing(tmp_path: Path) -> None:
+    """Else what a stage found, and keeps under its own key, would depend on what else the recipe asked for."""
+    (tmp_path / "clips").mkdir()
+    damaged(tmp_path / "clips" / "clip.mp4", 55)
+    found = {}
+    for name, stages in (("alone", ["Ends"]), ("beside", ["Ends", "Every"])):
+        output = tmp_path / name
+        run(tmp_path / "clips", output, "--executor=inline", stages=[f"tests.stages.lookers:{each}" for each in stages], video="copy")
+        [found[name]] = rows_of(output)
+    assert found["alone"]["status"] == "kept" and found["beside"]["status"] == "error"
+    assert found["beside"]["stage"] == "every" and found["beside"]["reasons"] == ["E_TRUNCATED"]
+    assert found["beside"]["scores"]["n_lines"] == found["alone"]["scores"]["n_lines"] is not None
