@@ -313,7 +313,7 @@ def test_a_dry_run_says_how_much_it_would_be_and_writes_nothing(curated, encoded
     ("change", "said"),
     [
         (["--size=60x64"], "64x64"),
-        (["--size=big"], "HEIGHTxWIDTH"),
+        (["--size=big"], "HxW (height x width)"),
         (["--data={encoded}"], "holds latents already"),
         (["--output={curated}"], "the folder that is read"),
         (["--output={other}"], "something else than latents"),

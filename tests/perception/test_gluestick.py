@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from schemas.typed import RecipeError  # noqa: E402
+from stages.perception.device import Precision  # noqa: E402
 from stages.perception.gluestick import GlueStick, load_gluestick  # noqa: E402
 from stages.perception.gluestick_net import (  # noqa: E402
     HEADS,
@@ -411,12 +412,16 @@ def test_no_keypoints_at_all_still_match_segments(checkpoint: Path, superpoint: 
     assert np.array_equal(found.first, found.second) and len(found.first) > 0
 
 
-def test_a_lower_precision_finds_what_is_clear(checkpoint: Path, superpoint: Path, matcher: GlueStick) -> None:
+@pytest.mark.parametrize(("precision", "sure"), [("fp16", 0.5), ("bf16", 0.9)])
+def test_a_lower_precision_finds_what_is_clear(
+    checkpoint: Path, superpoint: Path, matcher: GlueStick, precision: Precision, sure: float
+) -> None:
+    """With these weights bf16 moves a score by up to 0.4, fp16 by 0.1, as many threads as there may be; 0.2 is the threshold."""
     image = boxes()
-    lower = GlueStick(checkpoint, superpoint, max_lines=40, max_keypoints=60, device="cpu", precision="bf16")
+    lower = GlueStick(checkpoint, superpoint, max_lines=40, max_keypoints=60, device="cpu", precision=precision)
     found, exact = lower.match(image, image), matcher.match(image, image)
-    clear = exact.first[exact.scores > 0.5]  # weaker ones may fall to either side of the threshold
-    assert len(clear) >= 8
+    clear = exact.first[exact.scores > sure]  # weaker ones may fall to either side of the threshold
+    assert len(clear) >= 6
     assert {line.tobytes() for line in clear} <= {line.tobytes() for line in found.first}
     assert found.scores.dtype == np.float32 and found.scores.tolist() != exact.scores.tolist()
     with pytest.raises(RecipeError, match="'fp8'"):
