@@ -52,6 +52,15 @@ def add_method(
     return None
 
 
+def parse_method(parser: argparse.ArgumentParser, methods: Mapping[str, str], arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command that has none beside its method's own."""
+    found = add_method(parser, methods, arguments)
+    if found is not None:
+        of_method, module = found
+        module.add_options(of_method)
+    return parser.parse_args(arguments)
+
+
 def guarded(command: str, run: Callable[[], int], go_on: str) -> int:
     """What `run` returns. A missing package and Ctrl-C end it with a message; go_on: how to continue after the latter."""
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from pipeline.command import DONE, FAILED, USAGE, add_method, guarded
+from pipeline.command import DONE, FAILED, USAGE, guarded, parse_method
 from pipeline.exhausted import is_full, is_out_of_memory
 from pipeline.methods.registry import INFERENCE
 
@@ -56,11 +56,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Generate videos with what was trained. `python -m pipeline.infer METHOD --help` lists the options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found = add_method(parser, INFERENCE, arguments)
-    if found is not None:
-        of_method, module = found
-        module.add_options(of_method)
-    return parser.parse_args(arguments)
+    return parse_method(parser, INFERENCE, arguments)
 
 
 if __name__ == "__main__":
