@@ -124,6 +124,10 @@ class Stage(ABC):
         """The checkpoints that results depend on: (name in stages.perception.weights, the user's own file or None). None by default."""
         return ()
 
+    def unused(self) -> frozenset[str]:
+        """Settings that say nothing to the model that the Config chooses: no part of the step key. None by default."""
+        return frozenset()
+
     def limits(self) -> list[Limit]:
         """The limits that the recipe switched on, in the order of the Config."""
         found = []
@@ -134,9 +138,9 @@ class Stage(ABC):
         return found
 
     def compute_settings(self) -> dict[str, Any]:
-        """The settings that results depend on: the Config without limits and placement. Part of the step key."""
+        """The settings that results depend on: the Config without limits, placement and what is unused. Part of the step key."""
         computing = [each.name for each in dataclasses.fields(self.config) if not {"limit", "placement"} & set(each.metadata)]
-        return {name: to_plain(getattr(self.config, name)) for name in computing}
+        return {name: to_plain(getattr(self.config, name)) for name in computing if name not in self.unused()}
 
     def decide(self, scores: Mapping[str, float | None]) -> list[Reason]:
         """Every limit that the scores violate, in the order of the Config."""
@@ -177,7 +181,7 @@ def scaled_down(index: FrameIndex, height: int | None) -> tuple[int, int] | None
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A frame as a Watcher sees it. pixels [H,W,3] uint8 RGB: not to be written to, others look at them too."""
+    """A frame as a Watcher sees it. pixels [H,W,3] uint8 RGB: read-only, for others look at them too."""
 
     view: int
     frame: int
@@ -192,6 +196,10 @@ class Watcher(Scorer):
     @abstractmethod
     def wants(self, item: Item) -> list[Look]:
         """At most one Look for each view, views ascending."""
+
+    def prepare(self) -> None:
+        """Load what `look` computes with. Called before every item while no other Watcher computes, so that what a library sets for the
+        whole process while it loads troubles nobody. Raises RecipeError, WeightsError."""
 
     @abstractmethod
     def look(self, item: Item, frames: Iterator[Shown]) -> Findings:

@@ -42,6 +42,7 @@ class _Seat:
         self.thread = Thread(target=self._run, args=(watcher, item), name=f"look-{watcher.name}", daemon=True)
         try:
             self.looks = watcher.wants(item)
+            watcher.prepare()
         except Exception as error:
             self._refused: Exception | None = error
         else:
@@ -92,6 +93,8 @@ def _pass(seats: Sequence[_Seat], item: Item, media: Media) -> Iterator[tuple[di
         wanted = np.unique(np.concatenate([look.frames for look in looks.values()]))
         sets = {seat: frozenset(look.frames.tolist()) for seat, look in looks.items()}
         for frame, pictures in zip(wanted.tolist(), media.stream(view.media, view.index, wanted, sizes), strict=True):
+            for pixels in pictures:
+                pixels.flags.writeable = False
             takers = [seat for seat in looks if not seat.left and frame in sets[seat]]
             yield {seat: Shown(number, frame, pictures[sizes.index(looks[seat].size)]) for seat in takers}, takers
             if all(seat.left for seat in looks):

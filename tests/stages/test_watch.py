@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from schemas.frames import Scene
+from schemas.typed import RecipeError
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media
 from stages.stage import Findings, Item, Look, Shown, Watcher
@@ -139,3 +140,43 @@ def test_frames_that_cannot_be_decoded_are_everyones_error(clip: Scene, media: M
 def test_a_frame_that_is_not_there_is_the_watchers_bug(clip: Scene, media: Media) -> None:
     found = watch([Mean(frames=(FRAMES,))], item(clip), media)
     assert isinstance(found[0], IndexError)
+
+
+class Loader(Mean):
+    """Notes who computes while it loads."""
+
+    computing: ClassVar[list[str]] = []
+    while_loading: ClassVar[list[int]] = []
+
+    def prepare(self) -> None:
+        self.while_loading.append(len(self.computing))
+
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        self.computing.append(self.name)
+        return super().look(item, frames)
+
+
+def test_nobody_computes_while_another_loads(clip: Scene, media: Media) -> None:
+    watch([Loader(), Loader(), Loader()], item(clip), media)
+    assert Loader.while_loading == [0, 0, 0] and len(Loader.computing) == 3
+
+
+class Unloadable(Mean):
+    def prepare(self) -> None:
+        raise RecipeError("no such device")
+
+
+def test_a_model_that_cannot_be_loaded_costs_the_others_nothing(clip: Scene, media: Media) -> None:
+    refused, found = watch([Unloadable(), Mean()], item(clip), media)
+    assert isinstance(refused, RecipeError) and isinstance(found, Findings) and found.scores["n_frames"] == FRAMES
+
+
+class Painter(Mean):
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        next(frames).pixels[:] = 0
+        return Findings()
+
+
+def test_a_frame_that_others_see_cannot_be_written_to(clip: Scene, media: Media) -> None:
+    painted, found = watch([Painter(), Mean()], item(clip), media)
+    assert isinstance(painted, ValueError) and isinstance(found, Findings)
