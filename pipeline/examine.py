@@ -94,7 +94,7 @@ class Examiner:
 
     def _sample(self, stage: Sampler, row: Row, lazy: "_LazyScene") -> list[Row]:
         candidate, seed = row.candidate, self.source.seed
-        key = step_key(class_name(stage), stage.version, {**self.source.settings_of(stage), "seed": seed}, row.identity())
+        key = step_key(class_name(stage), stage.version, {**self._settings(stage, row), "seed": seed}, row.identity())
         row.step_keys[stage.name] = key
         row.touched_by(self.source.weights_of(stage))
 
@@ -148,6 +148,8 @@ class Examiner:
             unknown = sorted(set(found.scores) - set(SCORES))
             if unknown:
                 raise ValueError(f"{stage.name} gave the scores {unknown}, which schemas.scores does not list")
+            if twice := sorted(set(found.members) & set(row.arrays)):
+                raise RecipeError(f"{stage.name!r} packs {twice[0]}.npz, which a stage before it packs too; a source takes one of them")
             return {"scores": dict(found.scores), "fields": dict(found.fields), "members": members_to_plain(found.members)}
 
         with self._guard(row, stage.name), self._timed(stage.name):
@@ -159,8 +161,13 @@ class Examiner:
             failed_at.setdefault(row.sample_id, stage.tier)
 
     def _key(self, stage: Scorer, row: Row) -> str:
-        settings = {**self.source.settings_of(stage), "media": to_plain(self.source.media)}
+        settings = {**self._settings(stage, row), "media": to_plain(self.source.media)}
         return step_key(class_name(stage), stage.version, settings, row.identity())
+
+    def _settings(self, stage: Stage, row: Row) -> dict[str, Any]:
+        """With what the stage reads beside the candidate's own files."""
+        settings, inputs = self.source.settings_of(stage), stage.inputs(row.candidate)
+        return {**settings, "inputs": inputs} if inputs else settings
 
     def _finish(self, rows: list[Row], lazy: "_LazyScene") -> list[dict[str, Any]]:
         """Payload of what is kept, and every row as a record."""

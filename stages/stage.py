@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.candidate import Candidate
 from schemas.frames import FrameIndex, Scene
 from schemas.scores import SCORES
 from schemas.typed import to_plain
@@ -127,6 +128,12 @@ class Stage(ABC):
     def unused(self) -> frozenset[str]:
         """Settings that say nothing to the model that the Config chooses: no part of the step key. None by default."""
         return frozenset()
+
+    def inputs(self, candidate: Candidate) -> str:
+        """A digest of files beside the candidate's own that this stage reads for it, names, sizes and times will do: part of this
+        candidate's step keys and of no other's. What is missing or broken is part of it too: that is for the stage to say when it runs,
+        so nothing is raised here. Empty, by default, where there are none."""
+        return ""
 
     def limits(self) -> list[Limit]:
         """The limits that the recipe switched on, in the order of the Config."""
