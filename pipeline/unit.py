@@ -60,9 +60,14 @@ class Unit:
         return {
             "unit_version": UNIT_VERSION,
             "source": self.source.key_parts(),
-            "candidates": {candidate.candidate_id: candidate.identity() for candidate in self.candidates},
+            "candidates": {candidate.candidate_id: self.identity(candidate) for candidate in self.candidates},
             "captions": {candidate.candidate_id: candidate.caption for candidate in self.candidates} | dict(self.captions),
         }
+
+    def identity(self, candidate: Candidate) -> str:
+        """The candidate's, and that of what stages read beside its own files."""
+        beside = {stage.name: found for stage in self.source.stages if (found := stage.inputs(candidate))}
+        return stable_hash([candidate.identity(), beside]) if beside else candidate.identity()
 
     def task(self, items: range | None, excluded: Mapping[int, tuple[Reason, str]]) -> Task:
         """The whole unit with its commit (items None), or a trial of some of its candidates."""
@@ -129,7 +134,7 @@ def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int,
         if meta["compute_hash"] != compute:
             continue
         for position, candidate in enumerate(unit.candidates):
-            known = meta["excluded"].get(candidate.identity())
+            known = meta["excluded"].get(unit.identity(candidate))
             if known and not (unit.retry_provisional and known[0] in PROVISIONAL):
                 excluded[position] = (Reason(known[0]), known[1])
     return excluded
@@ -142,7 +147,7 @@ def _commit(
     meta = {
         "tar": examiner.parts.commit(),
         "compute_hash": unit.source.compute_hash(),
-        "excluded": {unit.candidates[i].identity(): [str(reason), message] for i, (reason, message) in excluded.items()},
+        "excluded": {unit.identity(unit.candidates[i]): [str(reason), message] for i, (reason, message) in excluded.items()},
         "provisional": sum(bool(PROVISIONAL & {Reason(reason) for reason in row["reasons"]} & ERRORS) for row in rows),
         "key_parts": unit.key_parts(),
         "units_row": {
