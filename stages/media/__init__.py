@@ -6,7 +6,9 @@ Importing this package imports neither av nor cv2 nor torch.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -18,13 +20,14 @@ from schemas.candidate import MediaRef
 from schemas.frames import FrameIndex
 from schemas.recipe import Encode, MediaLimits
 from schemas.verdict import CandidateError, Reason
-from stages.media.paths import resolve
+from stages.media.paths import Located, resolve
 from stages.media.sandbox import Sandbox, SandboxError
 
 __all__ = ["Media", "SandboxError"]
 
 _CHUNK_BYTES = 32 << 20  # of pictures that `stream` takes from the child at once ...
-_CHUNK_FRAMES = 256  # ... and no more frames: one call has one timeout, however small they are
+_CHUNK_FRAMES = 256  # ... and no more frames ...
+_CHUNK_SHARE = 0.25  # ... and none that it has not begun to decode by this share of the timeout
 _VIEWS_A_CALL = 12  # views indexed in one call: enough to save the way there and back, few enough for one timeout
 
 
@@ -42,6 +45,7 @@ class Media:
         self.root = Path(root)
         self.limits = limits
         self._sandbox = Sandbox(limits)
+        self._passes = count()
 
     def path(self, relative: str) -> Path:
         """The absolute path of a plain file below the root. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN)."""
@@ -49,14 +53,14 @@ class Media:
 
     def index(self, ref: MediaRef) -> FrameIndex:
         """The verified frame index of `ref`. Header caps are checked before anything is decoded."""
-        return FrameIndex(**self._call("stages.media.requests:index", ref))
+        return FrameIndex(**self._call("stages.media.requests:index", ref, None))
 
     def indices(self, refs: Sequence[MediaRef]) -> list[FrameIndex]:
         """The verified frame indices of several views, in few calls. An error's message begins with the view's file."""
         found: list[FrameIndex] = []
         for start in range(0, len(refs), _VIEWS_A_CALL):
             some = refs[start : start + _VIEWS_A_CALL]
-            located = [(ref, [str(self.path(file.path)) for file in ref.files]) for ref in some]
+            located = [self._located(ref) for ref in some]
             try:
                 found += [FrameIndex(**each) for each in self._sandbox.call("stages.media.requests:indices", located, self.limits)]
             except CandidateError as error:
@@ -79,7 +83,8 @@ class Media:
         wanted: positions in `index`, 0 <= position < len(index), else IndexError. size: (width, height) as shown, scaled in
         the same pass as the colour conversion; None keeps the source's. Display rotation is applied.
         """
-        frames: NDArray[np.uint8] = self._call("stages.media.requests:frames", ref, index, _positions(wanted, len(index)), size)
+        positions = _positions(wanted, len(index))
+        frames: NDArray[np.uint8] = self._call("stages.media.requests:frames", ref, positions, index, positions, size)
         return frames
 
     def stream(
@@ -92,17 +97,31 @@ class Media:
         """The frames at strictly ascending positions, one after another, decoded once and in bounded memory.
 
         Each comes as a list of [H,W,3] uint8 RGB, one for each of `sizes`: (width, height), or None for the source's own.
+        However long all of them take, it is a single frame that must not take longer than `media.timeout_s`.
+        Any other call ends the pass in the child; asked for more, this begins another at the next frame. So a stream that is
+        left early keeps its file open no longer than until the next call.
         """
         positions = _positions(wanted, len(index), ascending=True)
         if (np.diff(positions) == 0).any():
             raise ValueError("stream gives each frame once")
         pixels = sum(width * height for width, height in ((size or (index.width, index.height)) for size in sizes))
         step = min(_CHUNK_FRAMES, max(1, _CHUNK_BYTES // max(1, 3 * pixels)))
-        for start in range(0, len(positions), step):
-            stop = min(len(positions), start + step)
-            arrays = self._call("stages.media.requests:chunk", ref, index, positions, list(sizes), start, stop)
-            for i in range(stop - start):
-                yield [array[i] for array in arrays]
+        seconds = _CHUNK_SHARE * self.limits.timeout_s
+        number, done, located = next(self._passes), 0, self._located(ref, positions)
+
+        def chunk(anew: Any) -> Any:
+            return self._sandbox.call("stages.media.requests:chunk", number, step, seconds, anew, spare_s=seconds)
+
+        while done < len(positions):
+            arrays = chunk(None) if done else None
+            if not arrays:
+                arrays = chunk((_of(located, positions[done:]), self.limits, index, positions[done:], list(sizes)))
+            frames = list(zip(*arrays, strict=True))
+            if not 0 < len(frames) <= len(positions) - done:
+                raise CandidateError(Reason.E_CRASH, f"the decoder gave {len(frames)} frames of the next {len(positions) - done}")
+            for pictures in frames:
+                yield list(pictures)
+            done += len(frames)
 
     def map_frames(
         self,
@@ -123,7 +142,7 @@ class Media:
         lists, tuples and dicts of these.
         """
         chosen = None if wanted is None else _positions(wanted, len(index), ascending=True)
-        return self._call("stages.media.requests:map_frames", ref, index, chosen, function, size, gray, settings)
+        return self._call("stages.media.requests:map_frames", ref, chosen, index, chosen, function, size, gray, settings)
 
     def encode(
         self,
@@ -141,7 +160,7 @@ class Media:
         chosen = None if wanted is None else _positions(wanted, len(index), ascending=True)
         if chosen is not None and (len(chosen) == 0 or (np.diff(chosen) <= 0).any()):
             raise ValueError("encode takes at least one frame, each once, in ascending order")
-        data: bytes = self._call("stages.media.requests:encode", ref, index, chosen, encode, rate)
+        data: bytes = self._call("stages.media.requests:encode", ref, chosen, index, chosen, encode, rate)
         return data
 
     def image(self, ref: MediaRef, index: FrameIndex, frame: int, format: Literal["jpg", "png"] = "jpg", quality: int = 95) -> bytes:
@@ -149,8 +168,8 @@ class Media:
 
         quality: JPEG's, 1..100; PNG is lossless and ignores it.
         """
-        [position] = _positions([frame], len(index))
-        data: bytes = self._call("stages.media.requests:image", ref, index, int(position), format, quality)
+        positions = _positions([frame], len(index))
+        data: bytes = self._call("stages.media.requests:image", ref, positions, index, int(positions[0]), format, quality)
         return data
 
     def run(self, function: str, *args: Any) -> Any:
@@ -167,9 +186,21 @@ class Media:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _call(self, function: str, ref: MediaRef, *args: Any) -> Any:
-        paths = [str(self.path(file.path)) for file in ref.files]
-        return self._sandbox.call(function, ref, paths, self.limits, *args)
+    def _call(self, function: str, ref: MediaRef, needed: NDArray[np.int64] | None, *args: Any) -> Any:
+        return self._sandbox.call(function, self._located(ref, needed), self.limits, *args)
+
+    def _located(self, ref: MediaRef, needed: NDArray[np.int64] | None = None) -> Located:
+        """needed: positions of frames; None for all, and for their times. Only the files that hold them are looked for."""
+        chosen = range(len(ref.files)) if needed is None or ref.kind != "images" else np.unique(needed).tolist()
+        paths = {position: str(self.path(ref.files[position].path)) for position in chosen}
+        return Located(ref.kind, paths, ref.item, ref.pts_ns if needed is None else (), ref.files[0].path if ref.files else "")
+
+
+def _of(located: Located, needed: NDArray[np.int64]) -> Located:
+    """The same with no more files than hold these frames."""
+    if located.kind != "images":
+        return located
+    return replace(located, paths={position: located.paths[position] for position in needed.tolist()})
 
 
 def _positions(wanted: Sequence[int] | NDArray[np.int64], length: int, ascending: bool = False) -> NDArray[np.int64]:

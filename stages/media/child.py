@@ -95,6 +95,9 @@ def _receive(connection: socket.socket, size: int) -> bytearray | None:
 
 def _answer(request: tuple[str, tuple[Any, ...]]) -> list[wire.Buffer]:
     function, args = request
+    requests = sys.modules.get("stages.media.requests")
+    if requests is not None and function != "stages.media.requests:chunk":
+        requests.drop()  # whoever was being streamed to has left, or begins anew
     try:
         return wire.pack({"value": function_named(function)(*args)})
     except CandidateError as error:

@@ -3,12 +3,32 @@
 import errno
 import os
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from schemas.candidate import MediaKind
 from schemas.verdict import CandidateError, Reason
 
 # The file is there and will not become readable by trying again.
 _PERMANENT = frozenset({errno.EACCES, errno.EPERM})
+
+
+@dataclass(frozen=True)
+class Located:
+    """What the decoding child is told of a MediaRef: of its files, those that a call needs."""
+
+    kind: MediaKind
+    paths: Mapping[int, str]  # absolute, by position in MediaRef.files, ascending
+    item: int = 0  # a chunk's scene
+    pts_ns: tuple[int, ...] = ()  # of a sequence; () where its index is known already
+    name: str = ""  # the first file, as the user knows it
+
+    def single(self) -> str:
+        """The one file of a video or a chunk."""
+        if len(self.paths) != 1:
+            raise ValueError(f"this kind of media is one file, got {len(self.paths)}")
+        return next(iter(self.paths.values()))
 
 
 def resolve(root: Path, relative: str) -> Path:

@@ -1,5 +1,6 @@
 """What the decoding child does for `Media`: one function per method, on absolute paths."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,38 +10,38 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from schemas.candidate import MediaRef
 from schemas.frames import FrameIndex
 from schemas.recipe import Encode, MediaLimits
 from schemas.verdict import CandidateError, Reason
 from stages.media import chunks, stills
 from stages.media.child import function_named
 from stages.media.index import build_index
-from stages.media.paths import storage_error
+from stages.media.paths import Located, storage_error
 from stages.media.reader import Converter, pictures
 from stages.media.writer import encoded_size, output_times, write_mp4
 
 
-def index(ref: MediaRef, paths: list[str], limits: MediaLimits) -> dict[str, Any]:
+def index(media: Located, limits: MediaLimits) -> dict[str, Any]:
     """The fields of the FrameIndex."""
-    if ref.kind == "video":
-        return vars_of(build_index(_single(paths), limits))
-    if ref.kind == "images":
-        return vars_of(stills.sequence_index(((_read(path, stills.HEAD_BYTES), path) for path in paths), ref.pts_ns, limits))
-    path = _single(paths)
-    times = chunks.scene_times_ns(path, ref.item)
-    heads = ((chunks.scene_picture(path, ref.item, i), f"picture {i}") for i in range(chunks.scene_pictures(path, ref.item)))
+    if media.kind == "video":
+        return vars_of(build_index(media.single(), limits))
+    if media.kind == "images":
+        heads = ((_read(path, stills.HEAD_BYTES), path) for path in media.paths.values())
+        return vars_of(stills.sequence_index(heads, media.pts_ns, limits))
+    path = media.single()
+    times = chunks.scene_times_ns(path, media.item)
+    heads = ((chunks.scene_picture(path, media.item, i), f"picture {i}") for i in range(chunks.scene_pictures(path, media.item)))
     return vars_of(stills.sequence_index(heads, times, limits))
 
 
-def indices(located: list[tuple[MediaRef, list[str]]], limits: MediaLimits) -> list[dict[str, Any]]:
+def indices(located: list[Located], limits: MediaLimits) -> list[dict[str, Any]]:
     """The fields of several views' FrameIndex. Raises for the first bad one, whose file the message begins with."""
     found = []
-    for ref, paths in located:
+    for media in located:
         try:
-            found.append(index(ref, paths, limits))
+            found.append(index(media, limits))
         except CandidateError as error:
-            raise CandidateError(error.reason, f"{ref.files[0].path}: {error.message}") from error
+            raise CandidateError(error.reason, f"{media.name}: {error.message}") from error
     return found
 
 
@@ -50,74 +51,77 @@ def vars_of(found: FrameIndex) -> dict[str, Any]:
 
 
 def frames(
-    ref: MediaRef, paths: list[str], limits: MediaLimits, index: FrameIndex, wanted: NDArray[np.int64], size: tuple[int, int] | None
+    media: Located, limits: MediaLimits, index: FrameIndex, wanted: NDArray[np.int64], size: tuple[int, int] | None
 ) -> NDArray[np.uint8]:
     """[n,H,W,3] RGB in the order of `wanted`."""
     unique, places = np.unique(wanted, return_inverse=True)
     width, height = size or (index.width, index.height)
     out = np.empty((len(wanted), height, width, 3), np.uint8)
-    for i, pixels in enumerate(_arrays(ref, paths, limits, index, unique, size, gray=False)):
+    for i, pixels in enumerate(_arrays(media, limits, index, unique, size, gray=False)):
         out[places == i] = pixels
     return out
 
 
 @dataclass
-class _Open:
+class _Pass:
     """A pass over a view that is still under way, so that the next chunk goes on where the last one ended."""
 
-    key: tuple[Any, ...]
-    at: int
+    number: int  # the stream's
+    left: int  # frames
     frames: Iterator[list[NDArray[np.uint8]]]
 
 
-_open: _Open | None = None
+_under_way: _Pass | None = None
+Wanted = tuple[Located, MediaLimits, FrameIndex, NDArray[np.int64], list[tuple[int, int] | None]]
 
 
-def chunk(
-    ref: MediaRef,
-    paths: list[str],
-    limits: MediaLimits,
-    index: FrameIndex,
-    wanted: NDArray[np.int64],
-    sizes: list[tuple[int, int] | None],
-    start: int,
-    stop: int,
-) -> list[NDArray[np.uint8]]:
-    """Frames wanted[start:stop] (strictly ascending) at each of the sizes: for each one [n,H,W,3] RGB.
+def chunk(number: int, count: int, seconds: float, anew: Wanted | None) -> list[NDArray[np.uint8]] | None:
+    """The next frames of a stream at each of its sizes: for each one [n,H,W,3] RGB.
 
-    Asked for from the first on, chunk after chunk, a view is decoded once, whatever the length of its groups of pictures.
+    At least one, at most `count`, and none begun once `seconds` have passed. None where the stream's pass is not under way:
+    it is to be begun anew, with what is wanted from here on. Chunk after chunk, with nothing asked for in between, a view is
+    decoded once, whatever the length of its groups of pictures.
     """
-    global _open
-    key = (ref, tuple(paths), wanted.tobytes(), tuple(sizes))
-    if _open is None or _open.key != key or _open.at != start:
-        _open = _Open(key, start, _at_sizes(ref, paths, limits, index, wanted[start:], sizes))
-    going, _open = _open, None  # what fails half-way is not gone on with
-    found = [next(going.frames) for _ in range(stop - start)]
-    if stop < len(wanted):
-        going.at, _open = stop, going
+    global _under_way
+    if anew is not None:
+        drop()
+        _under_way = _Pass(number, len(anew[3]), _at_sizes(*anew))
+    going, _under_way = _under_way, None  # what fails half-way is not gone on with
+    if going is None or going.number != number:
+        return None
+    started, found = time.monotonic(), [next(going.frames)]
+    while len(found) < min(count, going.left) and time.monotonic() - started < seconds:
+        found.append(next(going.frames))
+    going.left -= len(found)
+    if going.left:
+        _under_way = going
     return [np.stack(pictures) for pictures in zip(*found, strict=True)]
 
 
+def drop() -> None:
+    """End the pass that is under way, if any: its file, its decoder and their memory."""
+    global _under_way
+    _under_way = None
+
+
 def _at_sizes(
-    ref: MediaRef,
-    paths: list[str],
+    media: Located,
     limits: MediaLimits,
     index: FrameIndex,
     wanted: NDArray[np.int64],
     sizes: list[tuple[int, int] | None],
 ) -> Iterator[list[NDArray[np.uint8]]]:
-    if ref.kind == "video":
+    if media.kind == "video":
         converters = [Converter(index, size, False) for size in sizes]
-        for picture in pictures(_single(paths), limits, index, wanted):
+        for picture in pictures(media.single(), limits, index, wanted):
             yield [converter.array(picture) for converter in converters]
         return
-    for pixels in _arrays(ref, paths, limits, index, wanted, None, gray=False):
+    for pixels in _arrays(media, limits, index, wanted, None, gray=False):
         yield [stills.resize(pixels, size, False) for size in sizes]
 
 
 def map_frames(
-    ref: MediaRef,
-    paths: list[str],
+    media: Located,
     limits: MediaLimits,
     index: FrameIndex,
     wanted: NDArray[np.int64] | None,
@@ -129,14 +133,13 @@ def map_frames(
     """function(iterator of frames, **settings)."""
     chosen = np.arange(len(index)) if wanted is None else wanted
     unique, counts = np.unique(chosen, return_counts=True)
-    arrays = _arrays(ref, paths, limits, index, unique, size, gray)
+    arrays = _arrays(media, limits, index, unique, size, gray)
     repeated = (pixels if i == 0 else pixels.copy() for pixels, count in zip(arrays, counts, strict=True) for i in range(count))
     return function_named(function)(repeated, **settings)
 
 
 def encode(
-    ref: MediaRef,
-    paths: list[str],
+    media: Located,
     limits: MediaLimits,
     index: FrameIndex,
     wanted: NDArray[np.int64] | None,
@@ -146,29 +149,28 @@ def encode(
     """The chosen frames as mp4."""
     chosen = np.arange(len(index)) if wanted is None else wanted
     pts, time_base = output_times(index, chosen, rate)
-    if ref.kind == "video" and index.rotation == 0:
-        source: Iterator[VideoFrame] = pictures(_single(paths), limits, index, chosen)
+    if media.kind == "video" and index.rotation == 0:
+        source: Iterator[VideoFrame] = pictures(media.single(), limits, index, chosen)
     else:
-        arrays = _arrays(ref, paths, limits, index, chosen, None, gray=False)
+        arrays = _arrays(media, limits, index, chosen, None, gray=False)
         source = (VideoFrame.from_ndarray(pixels, format="rgb24") for pixels in arrays)
     return write_mp4(source, pts, time_base, encoded_size(index, encode), encode)
 
 
-def image(ref: MediaRef, paths: list[str], limits: MediaLimits, index: FrameIndex, frame: int, format: str, quality: int) -> bytes:
+def image(media: Located, limits: MediaLimits, index: FrameIndex, frame: int, format: str, quality: int) -> bytes:
     """One frame as "jpg" or "png"; verbatim where the source is that already."""
-    if ref.kind != "video":
-        data, name = _still(ref, paths, frame)
+    if media.kind != "video":
+        data, name = _still(media, frame)
         pixels = stills.decode_picture(data, name, limits)  # also shows that the bytes are whole before they are copied
         if stills.picture_header(data, name)[0] == {"jpg": "jpeg"}.get(format, format):
             return data
         return stills.encode_picture(pixels, format, quality)
-    [pixels] = _arrays(ref, paths, limits, index, np.asarray([frame]), None, gray=False)
+    [pixels] = _arrays(media, limits, index, np.asarray([frame]), None, gray=False)
     return stills.encode_picture(pixels, format, quality)
 
 
 def _arrays(
-    ref: MediaRef,
-    paths: list[str],
+    media: Located,
     limits: MediaLimits,
     index: FrameIndex,
     wanted: NDArray[np.int64],
@@ -176,13 +178,13 @@ def _arrays(
     gray: bool,
 ) -> Iterator[NDArray[np.uint8]]:
     """The frames at strictly ascending positions."""
-    if ref.kind == "video":
+    if media.kind == "video":
         converter = Converter(index, size, gray)
-        for picture in pictures(_single(paths), limits, index, wanted):
+        for picture in pictures(media.single(), limits, index, wanted):
             yield converter.array(picture)
         return
     for position in wanted:
-        data, name = _still(ref, paths, int(position))
+        data, name = _still(media, int(position))
         pixels = stills.decode_picture(data, name, limits)
         if pixels.shape[:2] != (index.height, index.width):
             now = f"{pixels.shape[1]}x{pixels.shape[0]}"
@@ -190,16 +192,10 @@ def _arrays(
         yield stills.resize(pixels, size, gray)
 
 
-def _still(ref: MediaRef, paths: list[str], frame: int) -> tuple[bytes, str]:
-    if ref.kind == "torch_chunk":
-        return chunks.scene_picture(_single(paths), ref.item, frame), f"picture {frame}"
-    return _read(paths[frame]), paths[frame]
-
-
-def _single(paths: list[str]) -> str:
-    if len(paths) != 1:
-        raise ValueError(f"this kind of media is one file, got {len(paths)}")
-    return paths[0]
+def _still(media: Located, frame: int) -> tuple[bytes, str]:
+    if media.kind == "torch_chunk":
+        return chunks.scene_picture(media.single(), media.item, frame), f"picture {frame}"
+    return _read(media.paths[frame]), media.paths[frame]
 
 
 def _read(path: str, size: int = -1) -> bytes:

@@ -42,11 +42,14 @@ class Sandbox:
         self._child: _Child | None = None
         self._lock = threading.Lock()
 
-    def call(self, function: str, *args: Any) -> Any:
-        """function(*args), evaluated in the child. The arguments must pickle; see `stages.media.wire` for what may return."""
+    def call(self, function: str, *args: Any, spare_s: float = 0.0) -> Any:
+        """function(*args), evaluated in the child. The arguments must pickle; see `stages.media.wire` for what may return.
+
+        spare_s: what the function may take beyond the limit, where it watches the clock itself.
+        """
         with self._lock:
             child = self._running()
-            deadline = time.monotonic() + self.limits.timeout_s
+            deadline = time.monotonic() + self.limits.timeout_s + spare_s
             try:
                 child.send((function, args), deadline)
                 answer = child.receive(deadline, self.limits.memory_mb << 20)

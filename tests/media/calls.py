@@ -1,9 +1,12 @@
 """Functions that the tests run inside the sandbox."""
 
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from stages.media import requests
 from tests.media.torture import number_of
 
 
@@ -25,3 +28,15 @@ def first_mean(frames: Iterator[np.ndarray]) -> float:
 def boom(frames: Iterator[np.ndarray]) -> None:
     """A bug."""
     raise KeyError("no such thing")
+
+
+def slow_down(seconds: float) -> None:
+    """From now on a streamed frame takes so long in this child."""
+    whole = requests._at_sizes
+
+    def slowly(*arguments: Any) -> Iterator[list[np.ndarray]]:
+        for pictures in whole(*arguments):
+            time.sleep(seconds)
+            yield pictures
+
+    requests._at_sizes = slowly  # type: ignore[assignment]
