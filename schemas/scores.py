@@ -47,6 +47,8 @@ SCORES: dict[str, Score] = {
     "foreground_motion": Score("fraction of diagonal", "how far the region that moves most does so against the camera's motion"),
     "n_masks": Score("regions", "regions of the first frame that were followed"),
     "visible_fraction": Score("fraction", "share of the followed points that are visible, over all frames"),
+    "tracked_points": Score("points", "points that the camera's motion rests on, median over the frames; 0 where it is mostly unknown"),
+    "tracked_masks": Score("regions", "regions whose motion against the camera is known"),
     # Conditions for in-betweening (models)
     "n_lines": Score("lines", "line segments matched between the first and the last frame"),
     "n_people": Score("people", "people found in both the first and the last frame"),

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     START_END_TOO_DIFFERENT = "start_end_too_different"
     CAMERA_MOVES = "camera_moves"
     SUBJECT_STILL = "subject_still"
+    UNTRACKED = "untracked"  # too little could be followed through the clip to judge what moves
     FEW_LINES = "few_lines"
     FEW_PEOPLE = "few_people"
     NO_CHILDREN = "no_children"  # a source from which nothing could be sampled
@@ -145,6 +146,7 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.START_END_TOO_DIFFERENT: "First and last frame have too little in common to bridge.",
     Reason.CAMERA_MOVES: "The camera itself moves more than the recipe allows.",
     Reason.SUBJECT_STILL: "Nothing moves enough against the background.",
+    Reason.UNTRACKED: "Too little could be followed through the clip to judge what moves in it.",
     Reason.FEW_LINES: "Too few line segments match between the first and the last frame.",
     Reason.FEW_PEOPLE: "Fewer people in both the first and the last frame than the recipe asks for.",
     Reason.NO_CHILDREN: "Nothing could be sampled from this source.",

@@ -37,12 +37,13 @@ LASTING = 0.9  # a mask's motion is this quantile over the frames: what a few ba
 @dataclass(frozen=True, eq=False)
 class CameraMotion:
     """moved [T]: root mean square of how far the camera moves the picture since the first frame, in diagonals; NaN where unknown.
-    support [T]: share of the picture that agrees. against [T,N]: pixels from where the camera alone would have put a point; NaN where
-    the point is not visible or the camera unknown.
+    support [T]: share of the picture that agrees. points [T]: how many points agree, 0 where the camera is unknown. against [T,N]:
+    pixels from where the camera alone would have put a point; NaN where the point is not visible or the camera unknown.
     """
 
     moved: Array
     support: Array
+    points: NDArray[np.int64]
     against: Array
 
 
@@ -101,6 +102,7 @@ def camera_motion(xy: Array, visible: Mask, weight: Array, diagonal: float, seed
     stands for, 0 where it can tell nothing about the camera. The seed fixes the hypotheses; any gives the same up to noise."""
     frames, count = visible.shape
     moved, support, against = np.full(frames, np.nan), np.zeros(frames), np.full((frames, count), np.nan)
+    points = np.zeros(frames, np.int64)
     tolerance = max(TOLERANCE * diagonal, TOLERANCE_PX)
     rng = np.random.default_rng(seed)
     previous: Array | None = None
@@ -119,7 +121,7 @@ def camera_motion(xy: Array, visible: Mask, weight: Array, diagonal: float, seed
         support[t] = share[agree].sum()
         if support[t] < LEAST_SUPPORT:
             continue
-        previous = model
+        previous, points[t] = model, agree.sum()
         shift = apply(model, start[agree]) - start[agree]
         moved[t] = np.sqrt((share[agree] * (shift**2).sum(axis=1)).sum() / support[t]) / diagonal
         against[t, both] = np.linalg.norm(apply(model, xy[0, both]) - xy[t, both], axis=1)
@@ -127,7 +129,7 @@ def camera_motion(xy: Array, visible: Mask, weight: Array, diagonal: float, seed
             epipolar = _epipolar(start, end, share, tolerance, rng)
             if epipolar is not None and epipolar[1] >= support[t] + PARALLAX_GAIN:
                 against[t, both] = np.minimum(against[t, both], sampson(epipolar[0], xy[0, both], xy[t, both]))
-    return CameraMotion(moved, support, against)
+    return CameraMotion(moved, support, points, against)
 
 
 def mask_motion(xy: Array, visible: Mask, label: NDArray[np.int64], masks: int, against: Array, diagonal: float) -> MaskMotion:
@@ -158,12 +160,16 @@ def mask_motion(xy: Array, visible: Mask, label: NDArray[np.int64], masks: int, 
 
 
 def summary(camera: CameraMotion, masks: MaskMotion, visible: Mask) -> dict[str, float | None]:
-    """The clip's scores; None where nothing could be computed."""
+    """The clip's scores; motion is None where it could not be computed. tracked_points is a median over the frames after the first, so
+    that a few dark ones do not count, and a camera that is unknown in most frames rests on no point. tracked_masks: whose motion against
+    the camera is known."""
     known = camera.moved[1:][~np.isnan(camera.moved[1:])]
     freed = masks.motion[~np.isnan(masks.motion)]
     return {
         "camera_motion": float(known.max()) if len(known) else None,
         "foreground_motion": float(freed.max()) if len(freed) else None,
+        "tracked_points": float(np.median(camera.points[1:])) if len(camera.points) > 1 else 0.0,
+        "tracked_masks": float(len(freed)),
         "n_masks": float((masks.points > 0).sum()),
         "visible_fraction": float(visible.mean()) if visible.size else None,
     }
