@@ -5,7 +5,7 @@ their tracks the camera's motion and what each mask does against it (specs/synca
 threshold: both are ours. The defaults of the two limits are what separates the studio clips of seeds 0-199 best (benchmarks/motion.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, Literal, cast
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from schemas.typed import bounded
 from schemas.verdict import Reason
-from stages.motion import CameraMotion, MaskMotion, camera_motion, mask_motion, spread, summary
+from stages.motion import LEAST_POINTS, CameraMotion, MaskMotion, camera_motion, mask_motion, spread, summary
+from stages.perception.loaded import loaded
 from stages.perception.results import Image, Mask, Segmenter, Tracker, Tracks
+from stages.perception.weights import Weights, find
 from stages.quality import spread_over
 from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement, scaled_down
 
@@ -31,12 +33,15 @@ PICTURE_HEIGHT, PICTURE_FRAMES, PICTURE_POINTS = 96, 16, 200
 @dataclass(frozen=True)
 class MotionConfig:
     """masks, tracker: which models; "regions" and "klt" need no weights. sam, cotracker: their checkpoint, where it is not the
-    registry's; cotracker_code: the folder of upstream's package, where it is neither installed nor the registry's.
+    registry's; cotracker_code: the folder of upstream's package, or of a checkout of it, instead of the registry's or an installed one.
 
     frames: at most so many, evenly spread over the clip, are looked at; every: every so manieth instead, whatever their number.
     height: pixels that frames are scaled down to. points_per_mask, background_points: tracked at most; max_masks: followed, the largest.
     points_per_side, pred_iou_thresh, stability_score_thresh: of Segment Anything's automatic masks.
     points_per_batch: prompts that Segment Anything works on at once.
+
+    min_tracked_points, min_tracked_masks: with less to go by (plain grey, a single frame, everything lost) a clip has no score of
+    motion, or one that means little, and is turned away for that. The defaults are what a camera and a subject take at least.
     """
 
     masks: Literal["regions", "sam-vit-b", "sam-vit-l", "sam-vit-h"] = "regions"
@@ -57,6 +62,8 @@ class MotionConfig:
     points_per_batch: int = placement(64)
     max_camera_motion: float | None = limit("camera_motion", "<=", Reason.CAMERA_MOVES, 0.0058)
     min_foreground_motion: float | None = limit("foreground_motion", ">=", Reason.SUBJECT_STILL, 0.0054)
+    min_tracked_points: float | None = limit("tracked_points", ">=", Reason.UNTRACKED, float(LEAST_POINTS))
+    min_tracked_masks: float | None = limit("tracked_masks", ">=", Reason.UNTRACKED, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +82,8 @@ class Motion:
 
 
 class MotionFilter(Watcher):
-    """camera_motion, foreground_motion, n_masks, visible_fraction; of several views the worst value counts.
+    """camera_motion, foreground_motion, tracked_points, tracked_masks, n_masks, visible_fraction; of several views the worst value
+    counts.
 
     The member `motion` of the first view (those of others are `motion01`, ...) holds labels [h,w] uint8 (0: background) at 96 pixels
     height at most; tracks [T,N,2] float16 in source pixels and visible [T,N] of at most 16 frames (their positions in the view: frames
@@ -98,8 +106,12 @@ class MotionFilter(Watcher):
         if self.config.masks != "regions":
             used.append((self.config.masks, self.config.sam))
         if self.config.tracker != "klt":
-            used.append((self.config.tracker, self.config.cotracker))
+            used += [(self.config.tracker, self.config.cotracker), ("cotracker-code", self.config.cotracker_code)]
         return tuple(used)
+
+    def unused(self) -> frozenset[str]:
+        names = set() if self.config.masks != "regions" else {"points_per_side", "pred_iou_thresh", "stability_score_thresh"}
+        return frozenset(names if self.config.every is None else names | {"frames"})
 
     def wants(self, item: Item) -> list[Look]:
         looks = []
@@ -117,6 +129,9 @@ class MotionFilter(Watcher):
 
         return min(self.config.frames, most_frames(self.config.max_masks * self.config.points_per_mask + self.config.background_points))
 
+    def prepare(self) -> None:
+        self.models()
+
     def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
         scores: list[dict[str, float | None]] = []
         members = {}
@@ -131,44 +146,35 @@ class MotionFilter(Watcher):
     def models(self) -> tuple[Segmenter, Tracker]:
         """Loaded when first asked for. Raises WeightsError, RecipeError."""
         if self._models is None:
-            self._models = (self._segmenter(), self._tracker())
+            accept = self.accept_noncommercial
+            found = {name: find(name, path, accept_noncommercial=accept) for name, path in self.weights()}
+            self._models = (self._segmenter(found), self._tracker(found))
         return self._models
 
-    def _segmenter(self) -> Segmenter:
+    def _segmenter(self, found: Mapping[str, Weights]) -> Segmenter:
         chosen = self.config
         if chosen.masks == "regions":
             from stages.perception.regions import RegionSegmenter
 
-            return RegionSegmenter()
+            return loaded("motion regions", (), RegionSegmenter)
         from stages.perception.sam import SamSegmenter
-        from stages.perception.weights import find
 
-        return SamSegmenter(
-            find(chosen.masks, chosen.sam, accept_noncommercial=self.accept_noncommercial).path,
-            chosen.masks.removeprefix("sam-").replace("-", "_"),
-            points_per_side=chosen.points_per_side,
-            pred_iou_thresh=chosen.pred_iou_thresh,
-            stability_score_thresh=chosen.stability_score_thresh,
-            device=chosen.device,
-            points_per_batch=chosen.points_per_batch,
-        )
+        weights, kind = found[chosen.masks], chosen.masks.removeprefix("sam-").replace("-", "_")
+        names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh", "device", "points_per_batch")
+        asked: dict[str, Any] = {name: getattr(chosen, name) for name in names}
+        return loaded(f"motion {chosen.masks}", (weights, *asked.items()), lambda: SamSegmenter(weights.path, kind, **asked))
 
-    def _tracker(self) -> Tracker:
+    def _tracker(self, found: Mapping[str, Weights]) -> Tracker:
         chosen = self.config
         if chosen.tracker == "klt":
             from stages.perception.klt import KltTracker
 
-            return KltTracker()
-        from importlib.util import find_spec
-
+            return loaded("motion klt", (), KltTracker)
         from stages.perception.cotracker import CoTracker, Mode
-        from stages.perception.weights import find
 
-        path = find(chosen.tracker, chosen.cotracker, accept_noncommercial=self.accept_noncommercial).path
-        code = None
-        if chosen.cotracker_code is not None or find_spec("cotracker") is None:
-            code = find("cotracker-code", chosen.cotracker_code, accept_noncommercial=self.accept_noncommercial).path
-        return CoTracker(path, cast(Mode, chosen.tracker.removeprefix("cotracker3-")), device=chosen.device, code=code)
+        weights, code, mode = found[chosen.tracker], found["cotracker-code"], cast(Mode, chosen.tracker.removeprefix("cotracker3-"))
+        asked = (weights, code, chosen.device)
+        return loaded(f"motion {chosen.tracker}", asked, lambda: CoTracker(weights.path, mode, code=code.path, device=chosen.device))
 
 
 def _noted(shown: Shown, numbers: list[int]) -> Image:
@@ -226,9 +232,9 @@ def texture_of(frame: Image) -> NDArray[np.float64]:
 def worst(scores: list[dict[str, float | None]]) -> dict[str, float | None]:
     """Over the views: the largest camera motion, the least of the others; None only where no view has the score."""
     judged: dict[str, float | None] = {}
-    for name, pick in (("camera_motion", max), ("foreground_motion", min), ("n_masks", min), ("visible_fraction", min)):
-        known = [value for value in (each.get(name) for each in scores) if value is not None]
-        judged[name] = pick(known) if known else None
+    for name in dict.fromkeys(name for each in scores for name in each):
+        known = [value for value in (each[name] for each in scores) if value is not None]
+        judged[name] = (max if name == "camera_motion" else min)(known, default=None)
     return judged
 
 

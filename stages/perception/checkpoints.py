@@ -55,7 +55,8 @@ Source = Url | Hub | Wheel
 class Checkpoint:
     """file: its name in the cache. license: SPDX where there is one. source: None where only the user's own file can serve.
 
-    sha256, size (bytes): of the file, where known; the sha256 of a folder is `weights.digest_of` it.
+    sha256, size (bytes): of the file, where known; the sha256 of a folder is `weights.digest_of` it. package: a folder's name as an
+    import; one that is installed, of whatever version, serves where nothing else is found.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Checkpoint:
     sha256: str | None = None
     source: Source | None = None
     size: int | None = None
+    package: str | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -126,11 +128,12 @@ _TABLE = (
         "cotracker-code",
         "napari-cotrack-0.1.7/cotracker",
         "CC-BY-NC-4.0",
-        "tracks: upstream's package `cotracker`; its parent folder goes on sys.path",
+        "tracks: upstream's package `cotracker`, which is imported from where it lies",
         True,
         "504ae0a271fb276ef701ba54131f602aaa069c5a5d2e9631c560fd2dfd149266",
         Wheel("napari-cotrack==0.1.7", "cotracker/"),
         210_195,
+        "cotracker",
     ),
     Checkpoint(
         "gluestick",

@@ -38,8 +38,8 @@ def most_frames(points: int, max_frames: int = _MAX_FRAMES) -> int:
 class CoTracker:
     """CoTracker3 with its official checkpoints (`cotracker3-offline`, `cotracker3-online`), and upstream's own predictors.
 
-    path: the checkpoint of that mode, a flat state dict or one under "model". code: the folder of upstream's package, as
-    `cotracker-code` is found; not needed where the package is installed, which then wins.
+    path: the checkpoint of that mode, a flat state dict or one under "model". code: the folder of upstream's package, as `find` has it
+    for `cotracker-code`; it counts even where the package is installed as well, for results depend on it.
     offline: sees the whole clip at once and is the more accurate one where points vanish and come back. A point is visible where
     visibility > 0.9. Memory grows with the clip, by 52 MiB for each frame of 256 points: one of more than max_frames frames, or fewer
     in proportion where there are more points than that, raises CandidateError. The default keeps below 8 GiB.
@@ -47,7 +47,8 @@ class CoTracker:
     CPU, the process included, with 256 points). A point is visible where visibility * confidence > 0.6.
     precision: of the networks; positions and correlations stay in float32. With bf16 and random weights, half of the points differ by
     less than 5 % of how far they moved. One video at a time: an object is not for two threads.
-    Raises WeightsError for a checkpoint that does not fit and for missing code, RecipeError for a missing torch.
+    Raises WeightsError for a checkpoint that does not fit and for a folder without the package, RecipeError for a missing torch and a
+    package that cannot be imported.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class CoTracker:
         path: str | Path,
         mode: Mode = "offline",
         *,
+        code: str | Path,
         device: str = "auto",
-        code: str | Path | None = None,
         precision: Precision = "fp32",
         max_frames: int = _MAX_FRAMES,
     ) -> None:
@@ -70,7 +71,7 @@ class CoTracker:
         self._online = mode == "online"
         self._max_frames = max_frames
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):  # upstream seeds torch as it is imported
-            upstream = _upstream(None if code is None else Path(code))
+            upstream = _upstream(Path(code))
             kind = upstream.CoTrackerOnlinePredictor if self._online else upstream.CoTrackerPredictor
             self._predictor = kind(checkpoint=None, window_len=_WINDOWS[mode])
         model = self._predictor.model
@@ -202,37 +203,40 @@ class _Encoder:
         return features
 
 
-def _upstream(code: Path | None) -> ModuleType:
-    """The module cotracker.predictor: of the installed package, else of the folder. Nothing else that lies beside it is imported."""
+def _upstream(code: Path) -> ModuleType:
+    """The module cotracker.predictor of that folder, whatever else of that name is installed. Nothing that lies beside it is imported.
+
+    What another folder's models were made of stays with them, but is no longer what `import cotracker` gives.
+    """
+    folder = (code if (code / "predictor.py").is_file() else code / "cotracker").resolve()
+    if not (folder / "predictor.py").is_file():
+        raise WeightsError(
+            f"{code} holds no package cotracker (no {folder / 'predictor.py'}); "
+            "fetch it with: python -m pipeline.weights fetch cotracker-code --accept-noncommercial"
+        )
     with _importing:
-        try:
-            return _predictors(import_module("cotracker.predictor"))
-        except ModuleNotFoundError as error:
-            if error.name not in ("cotracker", "cotracker.predictor"):
-                raise RecipeError(f"upstream's package cotracker cannot be imported: {error}") from None
-        if code is None:
-            raise WeightsError(
-                "CoTracker's code is not here (its licence, CC-BY-NC-4.0, does not let us bring it along); install the package cotracker "
-                "from github.com/facebookresearch/co-tracker, or fetch it with: "
-                "python -m pipeline.weights fetch cotracker-code --accept-noncommercial"
-            )
-        folder = code if code.name == "cotracker" else code / "cotracker"
-        if not (folder / "predictor.py").is_file():
-            raise WeightsError(
-                f"{code} holds no package cotracker (no {folder / 'predictor.py'}); "
-                "fetch it with: python -m pipeline.weights fetch cotracker-code --accept-noncommercial"
-            )
-        spec = spec_from_file_location("cotracker", folder / "__init__.py", submodule_search_locations=[str(folder)])
-        assert spec is not None and spec.loader is not None  # of a .py file, always
-        package = module_from_spec(spec)
-        sys.modules["cotracker"] = package
-        try:
-            spec.loader.exec_module(package)
-            return _predictors(import_module("cotracker.predictor"))
-        except BaseException:
-            for name in [name for name in sys.modules if name.partition(".")[0] == "cotracker"]:
-                del sys.modules[name]
-            raise
+        present = sys.modules.get("cotracker")
+        if present is None or Path(present.__file__ or "").parent.resolve() != folder:
+            _forget()
+            spec = spec_from_file_location("cotracker", folder / "__init__.py", submodule_search_locations=[str(folder)])
+            assert spec is not None and spec.loader is not None  # of a .py file, always
+            package = module_from_spec(spec)
+            sys.modules["cotracker"] = package
+            try:
+                spec.loader.exec_module(package)
+                return _predictors(import_module("cotracker.predictor"))
+            except ImportError as error:
+                _forget()
+                raise RecipeError(f"upstream's package cotracker in {folder} cannot be imported: {error}") from None
+            except BaseException:
+                _forget()
+                raise
+        return _predictors(import_module("cotracker.predictor"))
+
+
+def _forget() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cotracker"]:
+        del sys.modules[name]
 
 
 def _predictors(module: ModuleType) -> ModuleType:

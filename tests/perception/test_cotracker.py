@@ -1,9 +1,9 @@
 """CoTracker3 from files of the official layout with random weights, against upstream's own predictors called directly."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from schemas.typed import RecipeError
+from schemas.typed import RecipeError, build
 from schemas.verdict import CandidateError, Reason
+from stages.filter_motion import MotionConfig, MotionFilter
 from stages.perception.cotracker import CoTracker
-from stages.perception.weights import WeightsError, find
+from stages.perception.weights import WeightsError, digest_of, find
 
 torch = pytest.importorskip("torch", reason="needs the extra perception")
 
@@ -251,15 +252,13 @@ def test_noncommercial_files_need_to_be_accepted(files: dict[str, Path], name: s
 
 
 @pytest.fixture
-def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has not imported cotracker yet."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "cotracker"]:
         monkeypatch.delitem(sys.modules, name)
-    if find_spec("cotracker") is not None:
-        pytest.skip("cotracker is installed here")
 
 
-def test_the_code_is_imported_from_its_folder_alone(without_package: None, files: dict[str, Path], code: Path) -> None:
+def test_the_code_is_imported_from_its_folder_alone(fresh: None, files: dict[str, Path], code: Path) -> None:
     path, random_state = list(sys.path), torch.random.get_rng_state()
     CoTracker(files["online"], "online", code=code, device="cpu")
     assert sys.path == path
@@ -268,21 +267,75 @@ def test_the_code_is_imported_from_its_folder_alone(without_package: None, files
     assert torch.equal(torch.random.get_rng_state(), random_state)
 
 
-def test_missing_code_is_asked_for(without_package: None, files: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="weights fetch cotracker-code"):
-        CoTracker(files["online"], "online", device="cpu")
+def copied(code: Path, to: Path, said: str) -> Path:
+    """Another version of upstream's package, in the folder `to`."""
+    package = Path(shutil.copytree(code, to / "cotracker", ignore=shutil.ignore_patterns("__pycache__")))
+    (package / "version.py").write_text(f'__version__ = "{said}"\n')
+    return package
+
+
+def code_of(tracker: CoTracker) -> Path:
+    return Path(type(tracker._predictor).__init__.__code__.co_filename).parent
+
+
+def test_each_model_has_the_code_that_was_asked_for(fresh: None, files: dict[str, Path], code: Path, tmp_path: Path) -> None:
+    """Two sources of a recipe may name two; and what is installed does not come in between."""
+    other = copied(code, tmp_path, "other")
+    models = [CoTracker(files["online"], "online", code=each, device="cpu") for each in (code, other, tmp_path)]
+    assert [code_of(each) for each in models] == [code, other, other]
+    for model in models:
+        quick(model._predictor, iters=1)
+    tracks = [model.track(iter(clip(2)), _POINTS).xy.tobytes() for model in models]
+    assert tracks[0] == tracks[1] == tracks[2]
+
+
+def test_ones_own_code_wins_over_the_caches_and_that_over_an_installed_package(
+    fresh: None, code: Path, tmp_path: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(path: Path | None = None) -> Path:
+        return find("cotracker-code", None if path is None else str(path), accept_noncommercial=True).path
+
+    own, installed = copied(code, tmp_path / "co-tracker", "own"), copied(code, tmp_path / "site", "installed")
+    with pytest.raises(WeightsError, match="weights fetch cotracker-code --accept-noncommercial; or install the package cotracker"):
+        found()
+    monkeypatch.syspath_prepend(str(installed.parent))
+    assert found() == installed
+    assert find("cotracker-code", accept_noncommercial=True).sha256 == digest_of(installed) != digest_of(code)
+    shutil.copytree(code, weights_folder / "napari-cotrack-0.1.7" / "cotracker")
+    assert found() == weights_folder / "napari-cotrack-0.1.7" / "cotracker"
+    assert found(own) == found(own.parent) == own, "the package, or the checkout that it lies in"
+
+
+def test_the_code_is_known_before_the_run_and_travels_with_the_results(
+    files: dict[str, Path], code: Path, tmp_path: Path, weights_folder: Path
+) -> None:
+    asked = {"tracker": "cotracker3-online", "cotracker": str(files["online"]), "frames": 2, "device": "cpu"}
+    stage = MotionFilter(build(MotionConfig, asked, "x"), accept_noncommercial=True)
+    assert [name for name, _ in stage.weights()] == ["cotracker3-online", "cotracker-code"]
+    with pytest.raises(WeightsError, match="cotracker-code is not on this machine"):
+        stage.prepare()
+    own = copied(code, tmp_path, "own")
+    stage = MotionFilter(build(MotionConfig, {**asked, "cotracker_code": str(own)}, "x"), accept_noncommercial=True)
+    stage.prepare()
+    tracker = stage.models()[1]
+    assert isinstance(tracker, CoTracker) and code_of(tracker) == own
+    again = MotionFilter(stage.config, accept_noncommercial=True)
+    assert again.models()[1] is tracker, "loaded once in a process"
+
+
+def test_code_that_cannot_be_used_is_named(fresh: None, files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="holds no package cotracker"):
         CoTracker(files["online"], "online", device="cpu", code=tmp_path)
     (tmp_path / "cotracker").mkdir()
     (tmp_path / "cotracker" / "__init__.py").touch()
     (tmp_path / "cotracker" / "predictor.py").write_text("import a_package_that_is_not_there")
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(RecipeError, match="cannot be imported: No module named 'a_package_that_is_not_there'"):
         CoTracker(files["online"], "online", device="cpu", code=tmp_path)
     assert "cotracker" not in sys.modules
 
 
 def test_settings_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no mode 'onlin' of CoTracker; did you mean 'online'"):
-        CoTracker(tmp_path / "x.pth", "onlin", device="cpu")  # type: ignore[arg-type]
+        CoTracker(tmp_path / "x.pth", "onlin", code=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="no device 'gpu'"):
-        CoTracker(tmp_path / "x.pth", "online", device="gpu")
+        CoTracker(tmp_path / "x.pth", "online", code=tmp_path, device="gpu")

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from tests.perception.motion_clips import studio_clip
 Image = NDArray[np.uint8]
 
 LABELS = json.loads((Path(__file__).parents[1] / "perception" / "motion_labels.json").read_text("utf-8"))["clips"]
+SCORES = {"camera_motion", "foreground_motion", "tracked_points", "tracked_masks", "n_masks", "visible_fraction"}
 ROOT = Path(os.environ.get("PARALLAX_REAL_DATA", "/nonexistent"))
 
 
@@ -157,24 +159,73 @@ def blinking() -> Iterator[Image]:
         yield np.random.default_rng(seed).integers(0, 255, (96, 128, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    "frames",
-    [black(1), black(6), black(5, (2, 2)), black(5, (1, 300)), black(3, (9, 9)), list(blinking()), [next(blinking()), *black(4)]],
-    ids=["one frame", "black", "tiny", "a line", "few pixels", "noise", "everything lost"],
-)
-def test_hostile_clips_get_scores_or_none(frames: list[Image]) -> None:
-    found, stage = looked_at(frames)
-    assert set(found.scores) == {"camera_motion", "foreground_motion", "n_masks", "visible_fraction"}
+def grey(count: int, noise: float = 0.0) -> list[Image]:
+    rng = np.random.default_rng(4)
+    return [np.clip(np.rint(128 + rng.normal(0, noise, (96, 128, 3))), 0, 255).astype(np.uint8) for _ in range(count)]
+
+
+HOSTILE = {
+    "one frame": [next(blinking())],
+    "one dark frame": black(1),
+    "black": black(6),
+    "two dark frames": black(2),
+    "one pixel": black(2, (1, 1)),
+    "tiny": black(5, (2, 2)),
+    "a line": black(5, (1, 300)),
+    "a column": black(2, (300, 1)),
+    "few pixels": black(3, (9, 9)),
+    "grey": grey(8),
+    "grey with a sensor's noise": grey(8, 2.0),
+    "everything lost": [next(blinking()), *black(4)],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_clips_in_which_nothing_can_be_judged_are_turned_away_for_that(name: str) -> None:
+    found, stage = looked_at(HOSTILE[name])
+    assert set(found.scores) == SCORES
     for value in found.scores.values():
         assert value is None or np.isfinite(value)
-    stage.decide(found.scores)
-    if len(frames) == 1:
-        assert found.scores["camera_motion"] is None and found.scores["foreground_motion"] is None
+    assert found.scores["camera_motion"] is None and found.scores["foreground_motion"] is None, "nothing was measured"
+    assert found.scores["tracked_points"] == 0 and stage.decide(found.scores) == [Reason.UNTRACKED]
+    lenient = MotionFilter(build(MotionConfig, {"min_tracked_points": None, "min_tracked_masks": None}, "x"))
+    assert lenient.decide(found.scores) == [] and lenient.compute_settings() == stage.compute_settings()
+
+
+def test_what_is_seen_in_pure_noise_rests_on_too_little() -> None:
+    """Here and there a few patches look alike by chance, so there is a camera motion."""
+    found, stage = looked_at(list(blinking()))
+    assert Reason.UNTRACKED in stage.decide(found.scores), found.scores
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2000), (2000, 1)])
+def test_pictures_of_a_few_pixels_through_the_decoder(tmp_path: Path, size: tuple[int, int]) -> None:
+    names = [f"{k}.png" for k in range(2)]
+    for name in names:
+        assert cv2.imwrite(str(tmp_path / name), np.full((size[1], size[0], 3), 90, np.uint8))
+    stage = MotionFilter(MotionConfig())
+    with Media(tmp_path, MediaLimits()) as media:
+        found = stage.score(Item("key", "video", scene_of_file(media, *names)), media)
+    assert stage.decide(found.scores) == [Reason.UNTRACKED]
+
+
+def test_of_two_views_one_that_shows_nothing_turns_both_away(clips: dict[int, list[Image]]) -> None:
+    found, stage = looked_at(clips[2], [np.full((120, 160, 3), 128, np.uint8)] * 16)
+    assert found.scores["camera_motion"] is not None, "of the view that has one"
+    assert stage.decide(found.scores) == [Reason.UNTRACKED]
+
+
+def test_a_few_dark_frames_turn_no_clip_away(clips: dict[int, list[Image]]) -> None:
+    """Points are lost in them and found again."""
+    frames = clips[2][:6] + [np.zeros((120, 160, 3), np.uint8)] * 2 + clips[2][6:]
+    found, stage = looked_at(frames)
+    assert (found.scores["tracked_points"] or 0) > 50 and stage.decide(found.scores) == []
 
 
 def test_no_frames_at_all() -> None:
     nothing = measure(iter([]), RegionSegmenter(), KltTracker(), MotionConfig()).scores()
-    assert nothing == {"camera_motion": None, "foreground_motion": None, "n_masks": 0, "visible_fraction": None}
+    assert nothing.pop("camera_motion") is nothing.pop("foreground_motion") is nothing.pop("visible_fraction") is None
+    assert nothing == {"n_masks": 0, "tracked_points": 0, "tracked_masks": 0}
 
 
 class NoRegions:
@@ -186,6 +237,8 @@ def test_a_segmenter_that_finds_nothing_leaves_the_camera(clips: dict[int, list[
     found = measure(iter(clips[9]), NoRegions(), KltTracker(), MotionConfig()).scores()
     assert found["n_masks"] == 0 and found["foreground_motion"] is None
     assert found["camera_motion"] is not None and found["camera_motion"] > 0.01
+    assert (found["tracked_points"] or 0) > 20 and found["tracked_masks"] == 0
+    assert MotionFilter(build(MotionConfig, {"max_camera_motion": None}, "x")).decide(found) == [Reason.UNTRACKED]
 
 
 def test_of_masks_that_overlap_the_smallest_has_the_pixel() -> None:
@@ -202,7 +255,9 @@ def test_checkpoints_are_named_and_asked_for(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PARALLAX_WEIGHTS", str(tmp_path))
     settings = {"masks": "sam-vit-l", "tracker": "cotracker3-online", "cotracker": "mine.pth"}
     stage = MotionFilter(build(MotionConfig, settings, "x"))
-    assert stage.weights() == (("sam-vit-l", None), ("cotracker3-online", "mine.pth"))
+    assert stage.weights() == (("sam-vit-l", None), ("cotracker3-online", "mine.pth"), ("cotracker-code", None))
+    own = MotionFilter(build(MotionConfig, {"tracker": "cotracker3-offline", "cotracker_code": "co-tracker"}, "x"))
+    assert own.weights() == (("cotracker3-offline", None), ("cotracker-code", "co-tracker"))
     assert MotionFilter(MotionConfig()).weights() == ()
     with pytest.raises(WeightsError, match="sam-vit-l"):
         stage.models()
@@ -210,6 +265,22 @@ def test_checkpoints_are_named_and_asked_for(tmp_path: Path, monkeypatch: pytest
         MotionFilter(build(MotionConfig, {"tracker": "cotracker3-offline"}, "x")).models()
     with pytest.raises(RecipeError, match="did you mean 'sam-vit-"):
         build(MotionConfig, {"masks": "sam-vit"}, "x")
+
+
+def test_settings_of_models_that_are_not_used_are_no_part_of_the_step_key() -> None:
+    def settings(**chosen: Any) -> dict[str, Any]:
+        return MotionFilter(build(MotionConfig, chosen, "x")).compute_settings()
+
+    assert settings(points_per_side=16, pred_iou_thresh=0.5, stability_score_thresh=0.5) == settings()
+    assert settings(masks="sam-vit-b", points_per_side=16) != settings(masks="sam-vit-b")
+    assert settings(every=4, frames=10) == settings(every=4)
+    assert settings(frames=10) != settings()
+
+
+def test_two_sources_share_their_models() -> None:
+    one, two = MotionFilter(MotionConfig()), MotionFilter(MotionConfig(height=480))
+    one.prepare(), two.prepare()
+    assert one.models()[0] is two.models()[0] and one.models()[1] is two.models()[1]
 
 
 @pytest.mark.skipif("PARALLAX_REAL_DATA" not in os.environ, reason="PARALLAX_REAL_DATA does not name the folder of real recordings")
