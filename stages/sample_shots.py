@@ -14,6 +14,7 @@ from schemas.frames import Scene
 from schemas.typed import bounded
 from schemas.verdict import Reason
 from stages.media import Media
+from stages.perception.loaded import loaded
 from stages.perception.results import Image
 from stages.perception.transnet import HEIGHT, WIDTH, TransNet
 from stages.perception.weights import find
@@ -46,7 +47,6 @@ class ShotsConfig:
     keep_official_split: bool = False
     weights: str | None = placement(None)
     device: str = placement("auto")
-    batch: int = placement(1)
 
 
 class Shots(Sampler):
@@ -67,8 +67,8 @@ class Shots(Sampler):
 
     @cached_property
     def _model(self) -> TransNet:
-        path = find(WEIGHTS, self.config.weights, accept_noncommercial=self.accept_noncommercial).path
-        return TransNet(path, device=self.config.device, batch=self.config.batch)
+        weights, device = find(WEIGHTS, self.config.weights, accept_noncommercial=self.accept_noncommercial), self.config.device
+        return loaded("shots transnetv2", (weights, device), lambda: TransNet(weights.path, device=device))
 
     def sample(self, scene: Scene, seed: int, media: Media) -> list[Child]:
         clip = clip_frames(scene)

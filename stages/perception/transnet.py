@@ -6,7 +6,6 @@ constructor seeds every random generator of the process; neither is used here.
 
 import warnings
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,32 +25,27 @@ STEP = WINDOW - 2 * MARGIN
 class TransNet:
     """TransNetV2 on one device. path: the package's checkpoint or one of its layout; device: "auto" is a GPU where there is one.
 
-    batch: windows of 100 frames that are computed at once. Raises WeightsError.
+    Windows of 100 frames are computed one by one: how many there are at once would change the last bits of the answers.
+    Raises WeightsError.
     """
 
-    def __init__(self, path: Path, *, device: str = "auto", batch: int = 1) -> None:
+    def __init__(self, path: Path, *, device: str = "auto") -> None:
         self._device = torch_device(device)
-        self._batch = batch
         self._network = _network()
         load_strict(self._network, read_state(path), str(path))
         self._network.to(self._device).eval()
 
     def cuts(self, frames: Iterator[Image]) -> NDArray[np.float32]:
-        """[T] probabilities, 0 to 1, that a frame is the last of its shot, of T frames [27,48,3]. Holds one batch of windows."""
-        found = [np.zeros(0, np.float32)]
-        windows = _windows(frames)
-        while batch := list(islice(windows, self._batch)):
-            answers = self._answers(np.stack([window for window, _ in batch]))
-            found += [answer[:own] for answer, (_, own) in zip(answers, batch, strict=True)]
-        return np.concatenate(found)
+        """[T] probabilities, 0 to 1, that a frame is the last of its shot, of T frames [27,48,3]. Holds one window of them."""
+        return np.concatenate([np.zeros(0, np.float32), *(self._answers(window)[:own] for window, own in _windows(frames))])
 
-    def _answers(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """[B,50] for the middles of windows [B,100,27,48,3]."""
+    def _answers(self, window: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """[50] for the middle of a window [100,27,48,3]."""
         import torch
 
         with torch.inference_mode():
-            single, _ = self._network.predict_raw(torch.from_numpy(windows).to(self._device))
-        middle: NDArray[np.float32] = single[:, MARGIN : WINDOW - MARGIN, 0].float().cpu().numpy()
+            single, _ = self._network.predict_raw(torch.from_numpy(window)[None].to(self._device))
+        middle: NDArray[np.float32] = single[0, MARGIN : WINDOW - MARGIN, 0].float().cpu().numpy()
         return middle
 
 

@@ -65,9 +65,10 @@ def test_a_stream_equals_the_whole_clip(model: TransNet, length: int) -> None:
     np.testing.assert_allclose(streamed, reference(frames), atol=1e-5)
 
 
-def test_batches_of_windows_give_the_same(checkpoint: Path, model: TransNet) -> None:
-    frames = scenes([50, 60])
-    np.testing.assert_allclose(TransNet(checkpoint, device="cpu", batch=3).cuts(iter(frames)), model.cuts(iter(frames)), atol=1e-5)
+def test_what_comes_later_does_not_change_the_bits_of_what_came_before(model: TransNet) -> None:
+    """Frames whose window is the same get the same answer, however many windows the clip has."""
+    frames = scenes([50, 110])
+    assert model.cuts(iter(frames[:110]))[:50].tobytes() == model.cuts(iter(frames))[:50].tobytes()
 
 
 def test_cuts_are_found_at_the_last_frame_before_them(model: TransNet) -> None:
@@ -136,4 +137,4 @@ def test_the_answers_come_from_the_file_that_was_given(checkpoint: Path, model: 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_agrees(checkpoint: Path, model: TransNet) -> None:
     frames = scenes([50, 60])
-    np.testing.assert_allclose(TransNet(checkpoint, device="cuda", batch=4).cuts(iter(frames)), model.cuts(iter(frames)), atol=1e-3)
+    np.testing.assert_allclose(TransNet(checkpoint, device="cuda").cuts(iter(frames)), model.cuts(iter(frames)), atol=1e-3)

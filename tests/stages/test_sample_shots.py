@@ -148,7 +148,12 @@ def test_pieces_are_equal_few_and_whole(start: int, length: int, longest: int) -
 def test_the_weights_are_named_and_are_no_setting() -> None:
     stage = Shots(build(ShotsConfig, {"weights": "mine.pth"}, "x"))
     assert stage.weights() == (("transnetv2", "mine.pth"),)
-    assert not {"weights", "device", "batch", "min_frames"} & set(stage.compute_settings())
+    assert not {"weights", "device", "min_frames"} & set(stage.compute_settings())
+
+
+def test_two_sources_share_the_model_once_it_is_loaded() -> None:
+    one, two = (Shots(build(ShotsConfig, {"device": "cpu", "margin": margin}, "x")) for margin in (0, 3))
+    assert one._model is two._model
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
