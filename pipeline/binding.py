@@ -6,11 +6,12 @@ allowed, and a stage whose inputs nothing provides is named with what is missing
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import yaml
 
@@ -37,6 +38,7 @@ class Source:
     seed: int
     keep_rejected: str
     accept_noncommercial: bool = False
+    run: str = field(default_factory=lambda: uuid4().hex)  # what the sources of one binding share, and their copies in workers
 
     @cached_property
     def ingest(self) -> Ingest:
@@ -80,8 +82,12 @@ class Source:
     def limits(self) -> list[tuple[str, Limit]]:
         return [(stage.name, limit) for stage in self.stages for limit in stage.limits()]
 
-    def key_parts(self) -> dict[str, Any]:
-        """Everything about this source that its units' results depend on, apart from the candidates themselves."""
+    @cached_property
+    def key_parts(self) -> Mapping[str, Any]:
+        """Everything about this source that its units' results depend on, apart from the candidates themselves.
+
+        It looks for weights, and is asked for with every unit: once is enough, since a source keeps the weights that it found.
+        """
         return {
             "ingest": self.ingest_key(),
             "license": self.spec.license,
@@ -106,9 +112,10 @@ class Source:
         """What the ingest's results depend on: which one, its version, and its options with their defaults filled in."""
         return {"name": class_name(self.ingest), "version": self.ingest.version, "options": to_plain(self.ingest.options)}
 
+    @cached_property
     def compute_hash(self) -> str:
         """Of everything but decisions: what a candidate that killed its worker is remembered under."""
-        parts = self.key_parts()
+        parts = self.key_parts
         return stable_hash({**parts, "stages": [{**each, "limits": None} for each in parts["stages"]]})
 
 
@@ -157,7 +164,8 @@ def load_recipe(name_or_path: str) -> Recipe:
 def bind(recipe: Recipe, seed: int | None = None, accept_noncommercial: bool = False) -> dict[str, Source]:
     """Every source of the recipe, checked. `seed` overrides the recipe's; weights are accepted where recipe or caller says so."""
     accept = recipe.accept_noncommercial or accept_noncommercial
-    bound = {name: source_of(recipe, name, seed, accept) for name in recipe.sources}
+    run = uuid4().hex
+    bound = {name: replace(source_of(recipe, name, seed, accept), run=run) for name in recipe.sources}
     for source in bound.values():
         _check(source)
     return bound

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,13 +24,19 @@ from pipeline.steps import StepStore
 from pipeline.store import stable_hash
 from schemas.candidate import Candidate
 from schemas.recipe import MediaLimits
-from schemas.typed import to_plain
+from schemas.typed import RecipeError
 from schemas.verdict import ERRORS, PROVISIONAL, Reason
 from stages.media import Media
+from stages.stage import Tier
 
 UNIT_VERSION = 1  # raise it when parts written before can no longer be taken as they are
 
-_LEAST_SECONDS = 600.0  # of a unit's deadline, for each candidate
+# A unit's deadline, for each of its candidates. All ours, and generous: they are there for what hangs, not for what is slow.
+_LEAST_SECONDS = 600.0
+_MODEL_SECONDS = 3600.0  # more for each stage with a model, which may look at few frames for minutes each
+_FRAME_SECONDS = 0.1  # more for each frame and stage, reading and packing counted as stages ...
+_MODEL_FRAME_SECONDS = 1.0  # ... and this much where the stage has a model
+_FRAME_BYTES = 10_000  # of a video's file, for each frame: how many there are is not known before a worker has opened it
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Unit:
         """Stored with the part, so that `--explain` can say what changed."""
         return {
             "unit_version": UNIT_VERSION,
-            "source": self.source.key_parts(),
+            "source": self.source.key_parts,
             "candidates": {candidate.candidate_id: self.identity(candidate) for candidate in self.candidates},
             "captions": {candidate.candidate_id: candidate.caption for candidate in self.candidates} | dict(self.captions),
         }
@@ -71,33 +77,51 @@ class Unit:
 
     def task(self, items: range | None, excluded: Mapping[int, tuple[Reason, str]]) -> Task:
         """The whole unit with its commit (items None), or a trial of some of its candidates."""
-        count = self.n_items if items is None else len(items)
+        candidates = self.candidates if items is None else self.candidates[items.start : items.stop]
         return Task(
             key=self.name if items is None else f"{self.name}[{items.start}:{items.stop}]",
             function="pipeline.unit:run_unit",
-            payload={"unit": self, "items": items, "excluded": dict(excluded)},
-            timeout_s=self._seconds_per_candidate() * max(count, 1),
+            payload={"unit": self, "key": self.key, "items": items, "excluded": dict(excluded)},
+            timeout_s=sum(map(self._seconds, candidates)) or _LEAST_SECONDS,
         )
 
-    def _seconds_per_candidate(self) -> float:
-        """Above what the sandbox's own limit lets one candidate take: that limit names the file, this one only the unit."""
-        calls = (max((len(candidate.views) for candidate in self.candidates), default=1) + 1) * (len(self.source.stages) + 2)
-        return max(_LEAST_SECONDS, 1.5 * self.source.media.timeout_s * calls)
+    def _seconds(self, candidate: Candidate) -> float:
+        """What one candidate may take: more than a slow one needs, since a unit that is stopped in good health is lost time.
+
+        Above what the sandbox's own limit lets single calls take: that limit names the file, this one only the unit. Long footage
+        takes many calls, and a model's own time no limit bounds but this, so it grows with the frames and the models.
+        """
+        stages = self.source.stages
+        models = sum(stage.tier is Tier.MODELS or bool(stage.weights()) for stage in stages)
+        calls = (len(candidate.views) + 1) * (len(stages) + 2)
+        least = max(_LEAST_SECONDS, 1.5 * self.source.media.timeout_s * calls) + _MODEL_SECONDS * models
+        return least + _frames(candidate) * (_FRAME_SECONDS * (len(stages) + 2) + _MODEL_FRAME_SECONDS * models)
+
+
+def _frames(candidate: Candidate) -> float:
+    """About how many frames the candidate's views hold together."""
+    media = [view.media for view in candidate.views]
+    return sum(len(each.files) if each.kind == "images" else sum(file.size for file in each.files) / _FRAME_BYTES for each in media)
 
 
 def run_unit(payload: dict[str, Any]) -> dict[str, Any]:
     """Returns {"counts": {status: n}} of samples, and of sources that came to nothing, for the progress line."""
-    unit: Unit = payload["unit"]
+    unit: Unit = replace(payload["unit"], source=worker_source(payload["unit"].source))
+    if unit.key != payload["key"]:
+        raise RecipeError(
+            f"{unit.name} is not on {socket.gethostname()} what it was where the run was started: weights, versions of stages, or files "
+            "that stages read beside the footage differ, or have changed since; give every node the same, and run the command again"
+        )
     items: range | None = payload["items"]
     excluded: dict[int, tuple[Reason, str]] = dict(payload["excluded"])
     started_ns = time.time_ns()
     store, members = StepStore(retry_provisional=unit.retry_provisional), MemberStore(unit.output, unit.name, unit.key)
     excluded = {**_remembered(unit, members, store), **excluded}
-    source, media = worker_source(unit.source), worker_media(unit.root, unit.source.media)
-    examiner = Examiner(source, unit.root, media, store, unit.name, members, unit.captions)
+    media = worker_media(unit.root, unit.source.media)
+    examiner = Examiner(unit.source, unit.root, media, store, unit.name, members, unit.captions)
     try:
         rows = []
-        with _one_thread(source):
+        with _one_thread(unit.source):
             for position in items if items is not None else range(unit.n_items):
                 candidate = unit.candidates[position]
                 rows += examiner.exclude(candidate, *excluded[position]) if position in excluded else examiner.examine(candidate)
@@ -128,7 +152,7 @@ def _one_thread(source: Source) -> Iterator[None]:
 def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int, tuple[Reason, str]]:
     """Learn from the unit's earlier parts. Returns the candidates that killed their worker under the same settings."""
     excluded: dict[int, tuple[Reason, str]] = {}
-    compute = unit.source.compute_hash()
+    compute = unit.source.compute_hash
     for key in unit.earlier:
         meta = members.learn(part_path(unit.output, unit.name, key), store)
         if meta["compute_hash"] != compute:
@@ -146,7 +170,7 @@ def _commit(
     parts_folder(unit.output).mkdir(parents=True, exist_ok=True)
     meta = {
         "tar": examiner.parts.commit(),
-        "compute_hash": unit.source.compute_hash(),
+        "compute_hash": unit.source.compute_hash,
         "excluded": {unit.identity(unit.candidates[i]): [str(reason), message] for i, (reason, message) in excluded.items()},
         "provisional": sum(bool(PROVISIONAL & {Reason(reason) for reason in row["reasons"]} & ERRORS) for row in rows),
         "key_parts": unit.key_parts(),
@@ -168,12 +192,16 @@ def _commit(
     write_part(unit.output, unit.name, unit.key, rows, meta)
 
 
-_sources: dict[tuple[int, str], Source] = {}
+_sources: dict[tuple[int, str], dict[str, Source]] = {}
 
 
 def worker_source(source: Source) -> Source:
-    """This process's own of a source: its stages load their models once and serve all units."""
-    return _sources.setdefault((os.getpid(), stable_hash([source.name, source.key_parts(), to_plain(source.spec)])), source)
+    """This process's own of a source: its stages load their models once, its weights are looked for once, for all units of a run."""
+    key = (os.getpid(), source.run)
+    if key not in _sources:  # an earlier run's: its checkpoints may be others by now
+        _sources.clear()
+        _sources[key] = {}
+    return _sources[key].setdefault(source.name, source)
 
 
 _media: dict[tuple[int, Path, MediaLimits], Media] = {}

@@ -7,7 +7,7 @@ a candidate in `Touchy.Config`.
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,8 @@ from schemas.typed import RecipeError
 from schemas.verdict import CandidateError, Reason
 from stages.ingest import Ingest
 from stages.media import Media
-from stages.stage import Child, Findings, Item, Sampler, Scorer, Tier, limit
+from stages.perception.loaded import loaded
+from stages.stage import Child, Findings, Item, Sampler, Scorer, Tier, limit, placement
 
 
 def make_numbers(root: Path, count: int, payload: int = 300) -> Path:
@@ -97,6 +98,37 @@ class Touchy(Scorer):
         if number in self.config.timeout:
             raise CandidateError(Reason.E_TIMEOUT, f"number {number} took too long")
         return Findings({"brightness": number / 1000})
+
+
+class Modelled(Scorer):
+    """brightness = number / 1000, by a model. Notes every load, and every candidate, with the process."""
+
+    name = "modelled"
+    version = 1
+    tier = Tier.MODELS
+    needs = frozenset({"video"})
+
+    @dataclass(frozen=True)
+    class Config:
+        weights: str = placement("")  # a file that stands for GlueStick's
+        log: str = placement("")
+
+    def weights(self) -> tuple[tuple[str, str | None], ...]:
+        return (("gluestick", self.config.weights),) if self.config.weights else ()
+
+    def score(self, item: Item, media: Media) -> Findings:
+        model = loaded("modelled", (self.config.weights, self.config.log), self._load)
+        self._note(f"computes {item.scene.candidate.source}")
+        return Findings({"brightness": model(item.scene.candidate)})
+
+    def _load(self) -> Callable[[Candidate], float]:
+        self._note("loads -")
+        return lambda candidate: int(candidate.candidate_id.lstrip("n")) / 1000
+
+    def _note(self, what: str) -> None:
+        if self.config.log:
+            with Path(self.config.log).open("a") as log:
+                log.write(f"{os.getpid()} {what}\n")
 
 
 class Slices(Sampler):
