@@ -4,6 +4,8 @@ python -m pipeline.weights list                 every checkpoint: purpose, licen
 python -m pipeline.weights fetch NAME...        download what is not here yet; goes on where it stopped
 python -m pipeline.weights verify [NAME...]     read every byte again and compare the digests
 python -m pipeline.weights path NAME            where it lies, for scripts
+
+fetch and verify also take one name for several: mediapipe (the networks of `poses`), dwpose (its pair).
 """
 
 import argparse
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.command import DONE, FAILED, USAGE
-from stages.perception.checkpoints import CHECKPOINTS, Checkpoint
+from stages.perception.checkpoints import CHECKPOINTS, GROUPS, Checkpoint
 from stages.perception.weights import WeightsError, accepted, cache, digest_of, expected, find, located
 
 EPILOG = """Checkpoints lie below PARALLAX_WEIGHTS (default: ~/.cache/parallax/weights). A checkpoint is looked for there, then in the
@@ -27,7 +29,8 @@ A machine without internet: fetch on another one and copy its PARALLAX_WEIGHTS f
 examples:
   python -m pipeline.weights list
   python -m pipeline.weights list --json | jq -r '.[] | select(.path) | .name'
-  python -m pipeline.weights fetch sam-vit-b dwpose-det dwpose-pose
+  python -m pipeline.weights fetch mediapipe
+  python -m pipeline.weights fetch sam-vit-b dwpose
   python -m pipeline.weights fetch cotracker3-online superpoint --accept-noncommercial
   PARALLAX_WEIGHTS=/data/weights python -m pipeline.weights verify && echo intact
   ls -lh "$(python -m pipeline.weights path transnetv2)"
@@ -68,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, run: object, text: str, names: str | None = None) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text, epilog=EPILOG, formatter_class=shape)
         if names is not None:
-            verb.add_argument("names", metavar="NAME", nargs=names or None, help="as `list` shows it")
+            verb.add_argument("names", metavar="NAME", nargs=names or None, help="as `list` shows it, or a group")
         verb.set_defaults(run=run)
         return verb
 
@@ -87,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _names(options: argparse.Namespace) -> list[str]:
     names = getattr(options, "names", [])
-    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    if isinstance(names, str):  # `path` prints one
+        return [names]
+    return list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
 
 
 def _list(options: argparse.Namespace) -> int:

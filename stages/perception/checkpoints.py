@@ -282,3 +282,9 @@ _TABLE = (
     _depth("depth-pro", "apple/DepthPro-hf", "main", "LicenseRef-apple-amlr", "Depth Pro, metres and focal length", noncommercial=True),
 )
 CHECKPOINTS = {checkpoint.name: checkpoint for checkpoint in _TABLE}
+
+# One name for what a model needs together, in the order in which it takes its files. `weights fetch` and `verify` know them.
+GROUPS = {
+    "mediapipe": ("mediapipe-pose-detection", "mediapipe-pose-landmark", "mediapipe-hand-landmark", "mediapipe-face-landmark"),
+    "dwpose": ("dwpose-det", "dwpose-pose"),
+}
