@@ -90,7 +90,7 @@ def rates(folder: Path, photo: Image, frames: int, levels: int) -> tuple[float, 
         view, wanted = scene.views[0], np.arange(frames)
         stage = DetectPoses(build(PosesConfig, {"stride": 1, "levels": levels}, "poses"))
         pictures = media.frames(view.media, view.index, wanted)
-        stage.detector.people(pictures[:1])  # loads the networks
+        stage.prepare()
         work = {
             "stage": lambda: stage.score(Item("clip", "video", scene), media),
             "model": lambda: stage.detector.people(pictures),

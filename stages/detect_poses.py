@@ -3,10 +3,11 @@
 FCVG takes the skeletons of the first and the last frame and interpolates between them; those of frames between say who is who.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,15 +15,15 @@ from numpy.typing import NDArray
 
 from schemas.typed import bounded
 from schemas.verdict import Reason
+from stages.perception.checkpoints import GROUPS
 from stages.perception.linking import LinkedPeople, link
-from stages.perception.openpose import BODY, FOUND
+from stages.perception.loaded import loaded
 from stages.perception.results import People, PoseDetector
 from stages.perception.weights import find
 from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement
 
 # Names in the registry of checkpoints, in the order of the models' arguments.
-HOLISTIC = ("mediapipe-pose-detection", "mediapipe-pose-landmark", "mediapipe-hand-landmark", "mediapipe-face-landmark")
-DWPOSE = ("dwpose-det", "dwpose-pose")
+HOLISTIC, DWPOSE = GROUPS["mediapipe"], GROUPS["dwpose"]
 MOST_PEOPLE = 32  # ours: packed of one clip; a crowd that passes by would fill the manifest
 
 
@@ -71,23 +72,36 @@ class DetectPoses(Watcher):
     needs = frozenset({"video"})
     Config = PosesConfig
     config: PosesConfig
+    detector: PoseDetector  # since `prepare`
 
     def weights(self) -> tuple[tuple[str, str | None], ...]:
         names = HOLISTIC if self.config.model == "holistic" else DWPOSE
         return tuple(zip(names, self.config.weights or (None,) * len(names), strict=True))
 
-    @cached_property
-    def detector(self) -> PoseDetector:
-        """The model, made when it is first asked for. Raises RecipeError."""
-        paths = [find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights()]
-        if self.config.model == "dwpose":
+    def unused(self) -> frozenset[str]:
+        return frozenset({"whole_picture"} if self.config.model == "holistic" else {"levels"})
+
+    def prepare(self) -> None:
+        chosen, paths = self.config, self._paths
+        settings: tuple[Hashable, ...] = (chosen.levels, chosen.threads)
+        if chosen.model == "dwpose":
+            settings = (chosen.device, chosen.batch, chosen.whole_picture)
+        self.detector = loaded(f"poses {chosen.model}", (*map(str, paths), *settings), self._load)
+
+    def _load(self) -> PoseDetector:
+        chosen = self.config
+        if chosen.model == "dwpose":
             from stages.perception.dwpose import DWPose
 
-            settings = {"device": self.config.device, "batch": self.config.batch, "whole_picture": self.config.whole_picture}
-            return DWPose(*paths, **settings)  # type: ignore[arg-type]
+            det, pose = self._paths
+            return DWPose(det, pose, device=chosen.device, batch=chosen.batch, whole_picture=chosen.whole_picture)
         from stages.perception.holistic import HolisticPose
 
-        return HolisticPose(*paths, levels=self.config.levels, threads=self.config.threads)
+        return HolisticPose(*self._paths, levels=chosen.levels, threads=chosen.threads)
+
+    @cached_property
+    def _paths(self) -> tuple[Path, ...]:
+        return tuple(find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights())
 
     def wants(self, item: Item) -> list[Look]:
         view, frames = item.selection()[0]
@@ -99,15 +113,15 @@ class DetectPoses(Watcher):
     def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
         view, packed = item.selection()[0]
         index = item.scene.views[view].index
-        found: list[People] = []
         numbers: list[int] = []
-        while batch := list(islice(frames, self.config.batch)):
-            found += [
-                in_source(people, shown.pixels.shape, (index.width, index.height))
-                for people, shown in zip(self.detector.people([shown.pixels for shown in batch]), batch, strict=True)
-            ]
-            numbers += [shown.frame for shown in batch]
-        linked = link(found)
+
+        def found() -> Iterator[People]:
+            while batch := list(islice(frames, self.config.batch)):
+                numbers.extend(shown.frame for shown in batch)
+                for people, shown in zip(self.detector.people([shown.pixels for shown in batch]), batch, strict=True):
+                    yield in_source(people, shown.pixels.shape, (index.width, index.height))
+
+        linked = link(found(), MOST_PEOPLE)
         first_place = {int(frame): place for place, frame in reversed(list(enumerate(packed.tolist())))}
         positions = np.array([first_place[number] for number in numbers], np.int64)
         return Findings(summary(linked), members={"poses": packable(linked, positions)})
@@ -126,16 +140,9 @@ def in_source(people: People, shape: tuple[int, ...], size: tuple[int, int]) -> 
 
 def summary(linked: LinkedPeople) -> dict[str, float | None]:
     """n_people and pose_score; the latter is None where no body point was found."""
-    present = linked.present
-    both = present[0] & present[-1] if len(present) else np.zeros(0, bool)
-    body = linked.scores[:, :, BODY]
-    seen = body[body > FOUND]
-    return {"n_people": float(both.sum()), "pose_score": float(seen.mean()) if len(seen) else None}
+    return {"n_people": float(linked.through), "pose_score": linked.body_score}
 
 
 def packable(linked: LinkedPeople, frames: NDArray[np.int64]) -> dict[str, NDArray]:
-    """The member `poses`: of more than MOST_PEOPLE those who are seen in most frames, the earlier ones of equals."""
-    often = np.argsort(-linked.present.sum(axis=0), kind="stable")[:MOST_PEOPLE]
-    kept = np.sort(often)
-    scores = linked.scores[:, kept].astype(np.float16)
-    return {"keypoints": linked.keypoints[:, kept], "scores": scores, "ids": linked.ids[kept], "frame": frames}
+    """The member `poses`. frames [F]: positions of the frames that were looked at."""
+    return {"keypoints": linked.keypoints, "scores": linked.scores.astype(np.float16), "ids": linked.ids, "frame": frames}

@@ -5,8 +5,6 @@ counted as a person, a limit of 0.7 for boxes, the mean of the two maxima as a p
 "person" as large as the picture where nobody is, and downloads. Images are fed as RGB to both networks.
 """
 
-import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +45,8 @@ class DWPose:
         where = _device(device, onnxruntime.get_available_providers())
         # A mode that tells the classes, so that the people can be picked.
         settings = {"det_mode": "multiclass", "nms_thr": OVERLAP, "score_thr": BOX_SCORE}
-        self._detector = _tool(YOLOX, det_path, DETECTOR_SIZE, where, **settings)
-        self._pose = _tool(RTMPose, pose_path, POSE_SIZE, where)
+        self._detector = _with_session(YOLOX, det_path, DETECTOR_SIZE, where, **settings)
+        self._pose = _with_session(RTMPose, pose_path, POSE_SIZE, where)
         _check(self._detector.session, det_path, (3, *DETECTOR_SIZE), [(8400, 85)])
         _check(self._pose.session, pose_path, (3, POSE_SIZE[1], POSE_SIZE[0]), [(WHOLEBODY, 576), (WHOLEBODY, 768)])
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in self._pose.session.get_providers():
@@ -108,11 +106,33 @@ def _device(device: str, providers: Sequence[str]) -> str:
     return device
 
 
-def _tool(kind: Any, path: Path, size: tuple[int, int], device: str, **settings: Any) -> Any:
-    """One of rtmlib's classes on that file; they print what they load."""
+def _with_session(kind: Any, path: Path, size: tuple[int, int], device: str, **settings: Any) -> Any:
+    """One of rtmlib's classes on that file, over a session of ours. rtmlib's own takes as many threads as there are cores, and prints."""
+    from rtmlib.tools.base import BaseTool
+
+    session = _session(path, device)
+
+    class Ours(BaseTool):  # type: ignore[misc]
+        """Stands where rtmlib's classes look for what opens the file."""
+
+        def __init__(self, onnx_model: str, model_input_size: Any, mean: Any = None, std: Any = None, *_: Any, **__: Any) -> None:
+            self.session, self.backend = session, "onnxruntime"
+            self.onnx_model, self.model_input_size, self.mean, self.std = onnx_model, model_input_size, mean, std
+
+    return type(kind.__name__, (kind, Ours), {})(str(path), size, **settings)
+
+
+def _session(path: Path, device: str) -> Any:
+    """In one thread: more of them sum in another order, and how many there are is the machine's. Raises WeightsError."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    name, _, number = device.partition(":")
+    provider = "CPUExecutionProvider" if name == "cpu" else ("CUDAExecutionProvider", {"device_id": int(number or 0)})
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return kind(str(path), size, backend="onnxruntime", device=device, **settings)
+        return onnxruntime.InferenceSession(str(path), sess_options=options, providers=[provider])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise WeightsError(f"{path} is no network that onnxruntime can run ({str(error).strip().splitlines()[0]})") from None
 

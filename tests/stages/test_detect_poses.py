@@ -13,7 +13,7 @@ from schemas.typed import RecipeError, build
 from schemas.verdict import Reason
 from stages.detect_poses import DetectPoses, PosesConfig, in_source, looked_at, packable, summary
 from stages.media import Media
-from stages.perception.linking import LinkedPeople
+from stages.perception.linking import link
 from stages.perception.openpose import COCO
 from stages.perception.results import People
 from stages.perception.weights import WeightsError
@@ -160,11 +160,12 @@ def test_first_and_last_are_always_looked_at(count: int, stride: int, expected: 
 
 
 def test_scores_of_known_people() -> None:
+    places = np.random.default_rng(0).uniform(0, 100, (134, 2)) + np.array([0, 200, 400])[:, None, None]
     scores = np.zeros((3, 3, 134), np.float32)
     scores[0, :2, :18], scores[1, :, :18], scores[2, 1:, :18] = 0.9, 0.6, 0.6  # 1 is in the first and the last
     scores[:, :, 17] = 0.2  # no point found, so none that counts; but somebody is there
     scores[2, 0], scores[0, 2] = 0, 0
-    linked = LinkedPeople(np.zeros((3, 3, 134, 2), np.float32), scores, np.arange(3))
+    linked = link([People(places.astype(np.float32), each) for each in scores])
     found = summary(linked)
     assert found["n_people"] == 1
     assert found["pose_score"] == pytest.approx((2 * 0.9 + 5 * 0.6) / 7)
@@ -183,6 +184,6 @@ def test_settings_are_checked(files: tuple[str, str], monkeypatch: pytest.Monkey
     with pytest.raises(RecipeError, match="batch"):
         build(PosesConfig, {"batch": 0}, "poses")
     with pytest.raises(WeightsError, match="dwpose-det"):
-        _ = DetectPoses(PosesConfig(model="dwpose")).detector
+        DetectPoses(PosesConfig(model="dwpose")).prepare()
     moved = DetectPoses(PosesConfig(model="dwpose", weights=files, device="cuda", batch=2, min_people=3))
     assert moved.compute_settings() == DetectPoses(PosesConfig(model="dwpose")).compute_settings()
