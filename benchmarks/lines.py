@@ -5,24 +5,32 @@ accuracy  precision and recall at 3 px of the two defaults that need no hub, whe
           tests/perception/line_pairs.py says what counts as right and as corresponding. Recall is set beside that of one homography
           for all segments, fitted to the same points.
 speed     items a second of the stage, beside one after another what it cannot avoid: decoding the frames, and the model
+memory    of the stage with "tracks", which looks at every frame, the process's own after 120 and after 240 frames of a clip of 1080p
+          footage, each in a process of its own, and the peak; its decoder apart
 
 Ours and the baseline run in turns; each figure is the median. Files are in the page cache for both.
 """
 
 import argparse
+import os
+import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
+from benchmarks.shots import scene_of
 from benchmarks.table import print_table
 from pipeline.studio.render import paint
 from pipeline.studio.trajectories import on_sphere
+from pipeline.studio.video import write_mp4
 from pipeline.studio.worlds import plaza
 from schemas.camera import intrinsics
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
@@ -41,6 +49,7 @@ from tests.perception.line_pairs import KINDS, Measured, Pair, homography_pair, 
 SIZE = (1024, 576)
 SEED = 1000  # tests and development used others
 PRECISION, RECALL, SPEED = 0.95, 0.6, 0.85
+GROWTH_MIB = 64
 
 Row = tuple[str, str, str, str, float, float]
 
@@ -108,6 +117,7 @@ def speed(repeats: int, device: str) -> list[Row]:
 
 def _speed(model: Model, item: Item, media: Media, repeats: int, device: str) -> Row:
     stage = MatchLines(LinesConfig(model=model, device=device))
+    stage.prepare()
     view = item.scene.views[0]
     [look] = stage.wants(item)
     pictures: list[Image] = []
@@ -117,9 +127,9 @@ def _speed(model: Model, item: Item, media: Media, repeats: int, device: str) ->
 
     def compute() -> None:
         if model == "tracks":
-            stage.follower().follow(iter(pictures))
+            stage.follower.follow(iter(pictures))
         else:
-            stage.matcher().match(pictures[0], pictures[-1])
+            stage.matcher.match(pictures[0], pictures[-1])
 
     parts: dict[str, Callable[[], object]] = {"decode": decode, "model": compute, "stage": lambda: stage.score(item, media)}
     for part in parts.values():  # models loaded, processes started
@@ -135,6 +145,41 @@ def _speed(model: Model, item: Item, media: Media, repeats: int, device: str) ->
     what = f"{model}, {len(look.frames)} of 25 frames of {SIZE[0]}x{SIZE[1]}"
     baseline = f"decode {1 / median['decode']:.2f}/s, model {1 / median['model']:.2f}/s"
     return what, f"{1 / median['stage']:.3f} items/s", baseline, f"{1 / least:.3f}", least / median["stage"], SPEED
+
+
+def memory(height: int | None) -> list[Row]:
+    """height: that the frames are matched at; None: at their own."""
+    with tempfile.TemporaryDirectory() as name:
+        found = []
+        for frames in (120, 240):
+            write_mp4(Path(name) / f"memory{frames}.mp4", _panned(frames, (1920, 1080)), Fraction(25))
+            with get_context("spawn").Pool(1) as alone:
+                found.append(alone.apply(_memory_of, (name, frames, height)))
+    (short, _), (long, peak) = found
+    what = f"tracks, memory after 120 and 240 frames of 1920x1080, at height {height or 1080}"
+    limit = f"{GROWTH_MIB} MiB more"
+    measured = f"{short:.0f} and {long:.0f} MiB, peak {peak:.0f}"
+    return [(what, measured, "limit", limit, GROWTH_MIB / max(long - short, 0.01), 1.0)]
+
+
+def _memory_of(folder: str, frames: int, height: int | None) -> tuple[float, float]:
+    """MiB that the process has when it has looked at that many frames, and at most had."""
+    with Media(Path(folder), MediaLimits()) as media:
+        scene = scene_of(media, f"memory{frames}.mp4")
+        found = MatchLines(LinesConfig(model="tracks", height=height)).score(Item("clip", "video", scene), media)
+        assert found.scores["n_lines"]
+    own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return own, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _panned(frames: int, size: tuple[int, int]) -> Iterator[Image]:
+    """A studio picture that moves to and fro."""
+    width, height = size
+    large = cv2.resize(_flat(SEED), (round(1.1 * width), round(1.1 * height)), interpolation=cv2.INTER_LINEAR)
+    for number in range(frames):
+        place = (1 - np.cos(number / 25)) / 2
+        x, y = round(place * (large.shape[1] - width)), round(place * (large.shape[0] - height))
+        yield np.ascontiguousarray(large[y : y + height, x : x + width])
 
 
 def _item(folder: Path, media: Media) -> Item:
@@ -154,17 +199,20 @@ def _item(folder: Path, media: Media) -> Item:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["accuracy", "speed"])
+    parser.add_argument("--only", choices=["accuracy", "speed", "memory"])
     parser.add_argument("--pairs", type=int, default=3, help="of each kind, and of each photograph")
     parser.add_argument("--photos", type=Path, help="a folder of pictures with straight lines")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     rows: list[Row] = []
-    if given.only != "speed":
+    if given.only in (None, "accuracy"):
         rows += accuracy(given.pairs, given.photos, given.device)
-    if given.only != "accuracy":
+    if given.only in (None, "speed"):
         rows += speed(given.repeats, given.device)
+    if given.only in (None, "memory"):
+        for height in (LinesConfig.height, None):
+            rows += memory(height)
     print_table(rows)
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from schemas.typed import bounded
 from schemas.verdict import Reason
+from stages.perception.loaded import loaded
 from stages.perception.results import Image, LineMatcher, LineMatches
 from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement, scaled_down
 
@@ -23,7 +25,8 @@ class LinesConfig:
 
     aliked, lightglue, gluestick, superpoint: your own checkpoint files; None: the registry's. height: frames are scaled down to it
     for matching (default: FCVG's, which matches at 1024 x 576); None: as they are. max_lines: segments of a frame, the strongest
-    (FCVG: 300). max_keypoints: likewise, for the two models that use them.
+    (FCVG: 300). max_keypoints: likewise, for the two models that use them. upstream: of "gluestick": let the authors' own package
+    match, which you install from their repository; its code is then part of what results depend on.
     """
 
     model: Model = "lightglue"
@@ -34,6 +37,7 @@ class LinesConfig:
     height: int | None = bounded(576, low=32, high=8192)
     max_lines: int = bounded(300, low=1, high=10_000)
     max_keypoints: int = bounded(1000, low=1, high=10_000)
+    upstream: bool = False
     device: str = placement("auto")
     min_lines: float | None = limit("n_lines", ">=", Reason.FEW_LINES)
 
@@ -57,10 +61,8 @@ class MatchLines(Watcher):
     Config = LinesConfig
     config: LinesConfig
 
-    def __init__(self, config: LinesConfig, accept_noncommercial: bool = False) -> None:
-        super().__init__(config, accept_noncommercial)
-        self._matcher: LineMatcher | None = None
-        self._follower: LineFollower | None = None
+    matcher: LineMatcher  # since `prepare`, for all models but "tracks", ...
+    follower: LineFollower  # ... and for that one
 
     def weights(self) -> tuple[tuple[str, str | None], ...]:
         if self.config.model == "lightglue":
@@ -68,6 +70,27 @@ class MatchLines(Watcher):
         if self.config.model == "gluestick":
             return ("gluestick", self.config.gluestick), ("superpoint", self.config.superpoint)
         return ()
+
+    def unused(self) -> frozenset[str]:
+        if self.config.model == "gluestick":
+            return frozenset()
+        return frozenset({"upstream", "max_keypoints"} if self.config.model == "tracks" else {"upstream"})
+
+    def compute_settings(self) -> dict[str, Any]:
+        """With the digest of the authors' code where that computes. Raises RecipeError where it is asked for and not installed."""
+        settings = super().compute_settings()
+        return settings | {"upstream": self._upstream_digest} if settings.get("upstream") else settings
+
+    def prepare(self) -> None:
+        chosen = self.config
+        if chosen.model == "tracks":
+            from stages.perception.klt import KltTracker
+            from stages.perception.lightglue_lines import TrackedLines
+
+            self.follower = TrackedLines(KltTracker(), max_lines=chosen.max_lines)  # no model: nothing to share
+            return
+        settings = (*map(str, self._paths), chosen.max_lines, chosen.max_keypoints, chosen.upstream, chosen.device)
+        self.matcher = loaded(f"lines {chosen.model}", settings, self._load)
 
     def wants(self, item: Item) -> list[Look]:
         position, frames = item.selection()[0]
@@ -92,7 +115,7 @@ class MatchLines(Watcher):
         """Matches of two frames, and the size (height, width) that they were looked at in."""
         pictures = {shown.frame: shown.pixels for shown in frames}
         size = (pictures[first].shape[0], pictures[first].shape[1])
-        return (self.matcher().match(pictures[first], pictures[last]) if first != last else _nothing()), size
+        return (self.matcher.match(pictures[first], pictures[last]) if first != last else _nothing()), size
 
     def _followed(self, frames: Iterator[Shown], turned: bool) -> tuple[LineMatches, tuple[int, int]]:
         """turned: the item runs against its source's time."""
@@ -104,37 +127,33 @@ class MatchLines(Watcher):
                 shape = (shown.pixels.shape[0], shown.pixels.shape[1])
                 yield shown.pixels
 
-        found = self.follower().follow(pictures())
+        found = self.follower.follow(pictures())
         return (LineMatches(found.second, found.first, found.scores) if turned else found), shape
 
-    def matcher(self) -> LineMatcher:
-        """Loaded when first asked for. Raises WeightsError, RecipeError."""
-        if self._matcher is None:
-            paths = self._paths()
-            chosen = self.config
-            if chosen.model == "gluestick":
-                from stages.perception.gluestick import GlueStick
+    def _load(self) -> LineMatcher:
+        chosen, (one, two) = self.config, self._paths
+        if chosen.model == "gluestick":
+            from stages.perception.gluestick import GlueStick
 
-                self._matcher = GlueStick(*paths, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device)
-            else:
-                from stages.perception.lightglue_lines import LightGlueLines
+            return GlueStick(
+                one, two, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device, upstream=chosen.upstream
+            )
+        from stages.perception.lightglue_lines import LightGlueLines
 
-                self._matcher = LightGlueLines(*paths, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device)
-        return self._matcher
+        return LightGlueLines(one, two, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device)
 
-    def follower(self) -> LineFollower:
-        if self._follower is None:
-            from stages.perception.klt import KltTracker
-            from stages.perception.lightglue_lines import TrackedLines
-
-            self._follower = TrackedLines(KltTracker(), max_lines=self.config.max_lines)
-        return self._follower
-
-    def _paths(self) -> tuple[Path, Path]:
+    @cached_property
+    def _paths(self) -> tuple[Path, ...]:
         from stages.perception.weights import find
 
-        one, two = (find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights())
-        return one, two
+        return tuple(find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights())
+
+    @cached_property
+    def _upstream_digest(self) -> str:
+        from stages.perception.gluestick import upstream_package
+        from stages.perception.weights import digest_of
+
+        return digest_of(upstream_package())
 
 
 def _nothing() -> LineMatches:

@@ -168,15 +168,22 @@ def _nothing() -> LineMatches:
     return LineMatches(np.zeros((0, 2, 2), np.float32), np.zeros((0, 2, 2), np.float32), np.zeros(0, np.float32))
 
 
-def _upstream_pipeline(path: Path, superpoint: "nn.Module", max_lines: int, max_keypoints: int) -> "nn.Module":
-    """The authors' two-view pipeline, with the weights given here. Raises RecipeError where their package is not there."""
+def upstream_package() -> Path:
+    """The folder of the authors' own package. Raises RecipeError where it is not installed."""
     package = importlib.util.find_spec("gluestick")
-    places = list(package.submodule_search_locations or []) if package is not None else []
-    if not any((Path(each) / "models").is_dir() for each in places):
+    places = [Path(each) for each in package.submodule_search_locations or []] if package is not None else []
+    found = next((each for each in places if (each / "models").is_dir()), None)
+    if found is None:
         other = "; the package of that name that is installed is another one, an ETL tool of the package index" if places else ""
         raise RecipeError(
             f"upstream: the authors' package gluestick is not installed (install it from their repository, cvg/GlueStick){other}"
         )
+    return found
+
+
+def _upstream_pipeline(path: Path, superpoint: "nn.Module", max_lines: int, max_keypoints: int) -> "nn.Module":
+    """The authors' two-view pipeline, with the weights given here. Raises RecipeError where their package is not there."""
+    upstream_package()
     load_gluestick(path)  # theirs would not name the tensors that do not fit
     try:
         return _load_upstream(path, superpoint, max_lines, max_keypoints)

@@ -113,7 +113,8 @@ class LightGlueLines:
         size = (max(LEAST_SIDE, round(width * shrink)), max(LEAST_SIDE, round(height * shrink)))
         if size != (width, height):
             image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1)[None].float() / 255
+        copied = torch.tensor(np.ascontiguousarray(image))  # torch takes no array as it is that cannot be written to
+        pixels = copied.to(self._device).permute(2, 0, 1)[None].float() / 255
         found: dict[str, torch.Tensor] = self._extractor({"image": pixels})
         return {**found, "image_size": torch.tensor([size], dtype=torch.float32, device=self._device)}
 
