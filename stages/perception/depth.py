@@ -7,10 +7,11 @@ own preprocessing and post-processing are used. specs/recapture.md 1.2 names Zoe
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,7 +65,9 @@ class DepthModel:
         try:
             self._processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, ImportError) as error:
-            raise WeightsError(f"{folder}: its preprocessor_config.json cannot be used: {_first_line(error)}") from None
+            raise WeightsError(
+                f"{folder}: its preprocessor_config.json (or processor_config.json) cannot be used: {_first_line(error)}"
+            ) from None
 
     def depth(self, images: Sequence[Image]) -> DepthMaps:
         """Maps of images [H,W,3] of one size, at that size, 1 mm at least. K from Depth Pro only, which estimates the focal length:
@@ -85,7 +88,8 @@ class DepthModel:
         import torch
 
         sizes = [image.shape[:2] for image in images]
-        inputs = self._processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
+        own = [image.copy() for image in images]  # torch warns of arrays that it may not write to, as shared frames are
+        inputs = self._processor(images=own, return_tensors="pt", input_data_format="channels_last")
         with torch.inference_mode():
             answer = self._network(pixel_values=inputs["pixel_values"].to(self._device, self._dtype))
             answer.predicted_depth = answer.predicted_depth.float()
@@ -151,6 +155,24 @@ def _without_bars() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def scaled(maps: DepthMaps, height: int) -> DepthMaps:
+    """The maps at that height, or at their own where it is less: nearest pixels, for a mean over an edge lies on neither side of it. K to
+    match."""
+    rows, columns = maps.metres.shape[1:]
+    if rows <= height:
+        return maps
+    width = max(1, round(columns * height / rows))
+    metres = np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) for each in maps.metres])
+    K = None if maps.K is None else np.diag([width / columns, height / rows, 1.0]) @ maps.K
+    return replace(maps, metres=metres, K=K)
+
+
+def joined(found: Sequence[DepthMaps]) -> DepthMaps:
+    """One after another; K where all have it."""
+    known = [each.K for each in found if each.K is not None]
+    return DepthMaps(np.concatenate([each.metres for each in found]), np.concatenate(known) if len(known) == len(found) else None)
 
 
 def back_project(metres: NDArray[np.floating[Any]], K: Array, c2w: Array) -> Array:

@@ -1,12 +1,13 @@
-"""Depth models from folders as their publishers have them, with random weights; and depth that is known, against the studio."""
+"""Depth models from folders as their publishers have them, with random weights."""
 
 import json
+import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,9 +16,7 @@ from pipeline.studio.render import render
 from pipeline.studio.trajectories import scattered
 from pipeline.studio.worlds import plaza
 from schemas.camera import intrinsics
-from schemas.verdict import CandidateError, Reason
-from stages.perception.depth import DepthModel, back_project
-from stages.perception.depth_files import planar, read_kubric4d, read_npz
+from stages.perception.depth import DepthModel
 from stages.perception.weights import WeightsError, find
 
 torch = pytest.importorskip("torch")
@@ -48,15 +47,17 @@ def zoedepth(small: bool) -> Any:
     return transformers.ZoeDepthConfig(backbone_config=backbone, bin_configurations=ZOE_HEADS, **ZOE_PATCH, **more)
 
 
-def depth_anything(max_depth: int = 20, kind: str = "metric") -> Any:
-    """depth-anything/Depth-Anything-V2-Metric-*-Small-hf, at its own size."""
+def depth_anything(max_depth: int = 20, kind: str = "metric", small: bool = False) -> Any:
+    """depth-anything/Depth-Anything-V2-Metric-*-Small-hf; small: narrower and shallower still, else alike."""
+    width, layers, heads = (32, 4, 2) if small else (384, 12, 6)
+    necks, fused = ([8, 16, 32, 32], 16) if small else ([48, 96, 192, 384], 64)
     backbone = transformers.Dinov2Config(
-        image_size=518, patch_size=14, hidden_size=384, num_hidden_layers=12, num_attention_heads=6,
-        out_indices=[3, 6, 9, 12], apply_layernorm=True, reshape_hidden_states=False,
+        image_size=518, patch_size=14, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        out_indices=[layers * k // 4 for k in (1, 2, 3, 4)], apply_layernorm=True, reshape_hidden_states=False,
     )  # fmt: skip
     return transformers.DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=384, patch_size=14, neck_hidden_sizes=[48, 96, 192, 384],
-        fusion_hidden_size=64, depth_estimation_type=kind, max_depth=max_depth,
+        backbone_config=backbone, reassemble_hidden_size=width, patch_size=14, neck_hidden_sizes=necks,
+        fusion_hidden_size=fused, depth_estimation_type=kind, max_depth=max_depth,
     )  # fmt: skip
 
 
@@ -303,97 +304,29 @@ def test_images_of_two_sizes_are_refused(folders: dict[str, Path]) -> None:
         load(folders, "depth-pro").depth([np.zeros((20, 30, 3), np.uint8), np.zeros((30, 20, 3), np.uint8)])
 
 
-class TestKnownDepth:
-    def test_a_studio_map_back_projects_to_what_an_independent_ray_caster_hits(self, tmp_path: Path) -> None:
-        from tests.studio.conftest import cast_rays, pixel_centres
+def test_all_that_the_loader_reads_of_a_folder_is_in_its_digest(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Also the processor's settings in their newer place, which win over the older one."""
+    name = "depth-anything-v2-metric-indoor"
+    folder = Path(shutil.copytree(folders[name], tmp_path / "model"))
+    plain, image = find(name, str(folder)), [np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)]
+    before = DepthModel(folder, device="cpu").depth(image).metres
+    (folder / "README.md").write_text("what this is")
+    assert find(name, str(folder)).sha256 == plain.sha256
+    nested = {"image_processor": {**DPT_PROCESSOR, "image_mean": [0.0, 0.0, 0.0]}}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    opened: set[str] = set()
+    watching = True
 
-        scene, pose, K = plaza(5), scattered(np.random.default_rng(1), 1)[0], intrinsics(60, 60, 32, 24)[0]
-        frame = render(scene, 0.5, pose, K, (64, 48))
-        np.savez_compressed(tmp_path / "a.npz", depth=np.stack([frame.depth] * 3), K=K)
-        [maps] = read_npz(tmp_path / "a.npz", [1], 3)
-        assert maps.K is not None
-        points = back_project(maps.metres[0], maps.K[0], pose)
-        centres = pixel_centres(64, 48)
-        z, _ = cast_rays(scene, 0.5, pose, K, centres)
-        seen = np.isfinite(z) & np.isfinite(frame.depth.ravel())
-        local = np.concatenate([(centres - K[:2, 2]) / (K[0, 0], K[1, 1]), np.ones((len(centres), 1))], axis=1) * z[:, None]
-        truth = local @ pose[:3, :3].T + pose[:3, 3]
-        error = np.linalg.norm(points.reshape(-1, 3)[seen] - truth[seen], axis=1)
-        # A ray along an edge may take either side of it; everywhere else the two agree to float32.
-        assert seen.mean() > 0.5 and np.quantile(error, 0.99) < 1e-3
+    def note(event: str, details: tuple[Any, ...]) -> None:
+        if watching and event == "open" and str(details[0]).startswith(str(folder)):
+            opened.add(Path(str(details[0])).name)
 
-    def test_frames_and_views_are_the_ones_asked_for(self, tmp_path: Path) -> None:
-        depth = np.arange(2 * 7 * 4 * 5, dtype=np.float64).reshape(2, 7, 4, 5) + 1
-        K = intrinsics(5, 5, 2.5, 2, 14).reshape(2, 7, 3, 3) * np.arange(1, 15).reshape(2, 7, 1, 1)
-        np.savez(tmp_path / "views.npz", depth=depth, views=np.array(["left", "right"]), K=K)
-        found = list(read_npz(tmp_path / "views.npz", [0, 3, 6], 7, "right"))
-        assert np.array_equal(np.concatenate([each.metres for each in found]), depth[1, [0, 3, 6]].astype(np.float32))
-        assert np.array_equal(np.concatenate([each.K for each in found if each.K is not None]), K[1, [0, 3, 6]])
-        np.savez(tmp_path / "one.npz", depth=depth[0].astype(np.float16))
-        [only] = read_npz(tmp_path / "one.npz", [5], 7)
-        assert only.K is None and np.array_equal(only.metres[0], depth[0, 5])
-
-    def test_what_is_not_above_nothing_is_unknown(self, tmp_path: Path) -> None:
-        np.savez(tmp_path / "a.npz", depth=np.array([[[np.nan, -1, 0, np.inf, 2]]], np.float32))
-        [maps] = read_npz(tmp_path / "a.npz", [0], 1)
-        assert maps.metres.ravel().tolist() == [0, 0, 0, np.inf, 2]
-
-    @pytest.mark.parametrize(
-        "arrays, reason, message",
-        [
-            ({"depth": np.ones((4, 3, 2))}, Reason.E_FRAMECOUNT, "depth for 4 frames, the view has 5"),
-            ({"depth": np.ones((5, 3))}, Reason.E_OPEN, r"`depth` is float64 \[5, 3\]"),
-            ({"depth": np.ones((5, 3, 2), int)}, Reason.E_OPEN, "`depth` is int64"),
-            ({"depth": np.full((5, 3, 2), None)}, Reason.E_OPEN, "`depth` is object"),
-            ({"z": np.ones((5, 3, 2))}, Reason.E_OPEN, "depth.npy"),
-            ({"depth": np.ones((1, 5, 3, 2)), "views": np.array(["a"])}, Reason.E_OPEN, "views a; none is 'cam'"),
-            ({"depth": np.ones((5, 3, 2)), "K": np.eye(4)}, Reason.E_CAMERA, r"K is \[4, 4\]"),
-            ({"depth": np.ones((5, 3, 2)), "K": np.zeros((3, 3))}, Reason.E_CAMERA, "positive focal lengths"),
-        ],
-    )
-    def test_bad_files_say_what_is_wrong(self, tmp_path: Path, arrays: dict[str, Any], reason: Reason, message: str) -> None:
-        np.savez(tmp_path / "bad.npz", **arrays)
-        with pytest.raises(CandidateError, match=message) as error:
-            list(read_npz(tmp_path / "bad.npz", [0, 4], 5, "cam"))
-        assert error.value.reason == reason
-
-    @pytest.mark.parametrize("kept", [0, 10, 400, -40])
-    def test_cut_off_files_are_refused(self, tmp_path: Path, kept: int) -> None:
-        np.savez_compressed(tmp_path / "cut.npz", depth=np.random.default_rng(0).random((5, 30, 20)))
-        data = (tmp_path / "cut.npz").read_bytes()
-        (tmp_path / "cut.npz").write_bytes(data[:kept])
-        with pytest.raises(CandidateError) as error:
-            list(read_npz(tmp_path / "cut.npz", [0, 4], 5))
-        assert error.value.reason == Reason.E_OPEN
-
-    def test_kubric_distances_become_depth_along_the_axis(self, tmp_path: Path) -> None:
-        """A wall 7 m ahead, square to the axis: its distance grows to the corners, its depth does not. K as published."""
-        folder = write_kubric(tmp_path, wall=7.0)
-        maps = list(read_kubric4d(folder, [0, 2]))
-        assert len(maps) == 2 and maps[0].K is not None
-        np.testing.assert_allclose(maps[0].K[0], [[576, 0, 288], [0, 576, 192], [0, 0, 1]])
-        np.testing.assert_allclose(maps[1].metres, 9.0, rtol=1e-6)
-        np.testing.assert_allclose(maps[0].metres, 7.0, rtol=1e-6)
-        with pytest.raises(CandidateError, match=r"depth_00003.tiff cannot be read; it must be float32 \[384,576\]"):
-            list(read_kubric4d(folder, [3]))
-
-    def test_planar_depth_of_a_sphere(self) -> None:
-        """All points at one distance: depth is that times the cosine of the angle to the axis."""
-        K = intrinsics(40, 50, 33, 20)[0]
-        rays = back_project(np.ones((48, 64), np.float32), K, np.eye(4))
-        np.testing.assert_allclose(planar(np.full((48, 64), 3, np.float32), K), 3 / np.linalg.norm(rays, axis=2), rtol=1e-6)
-
-
-def write_kubric(root: Path, wall: float) -> Path:
-    """Three frames of a wall that recedes by a metre a frame, in the layout of specs/recapture.md 4.2."""
-    folder = root / "scn00000" / "frames_p0_v4"
-    folder.mkdir(parents=True)
-    K = intrinsics(576, 576, 288, 192)[0]
-    rays = back_project(np.ones((384, 576), np.float32), K, np.eye(4))
-    for t in range(3):
-        distance = np.linalg.norm(rays * (wall + t), axis=2).astype(np.float32)
-        assert cv2.imwrite(str(folder / f"depth_{t:05d}.tiff"), distance)
-    camera = {"K": [[1, 0, -0.5], [0, -1.5, -0.5], [0, 0, -1]]}
-    about = {"scene": {"resolution": [576, 384], "num_frames": 3}, "camera": camera}
-    (folder.parent / "scn00000_p0_v4.json").write_text(json.dumps(about))
-    return folder
+    sys.addaudithook(note)
+    after = DepthModel(folder, device="cpu").depth(image).metres
+    watching = False
+    assert not np.array_equal(before, after), "it was read"
+    assert {"config.json", "processor_config.json"} <= opened
+    for each in opened:
+        known = find(name, str(folder)).sha256
+        (folder / each).write_text((folder / each).read_text() + " ")
+        assert find(name, str(folder)).sha256 != known, each

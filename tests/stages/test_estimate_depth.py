@@ -1,5 +1,6 @@
 """Depth beside the views: from known files against the studio's cameras, from a model, and refused where there is neither."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -7,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset as ds
 import pytest
 
 from pipeline.binding import bind
+from pipeline.curate import main as curate
+from pipeline.payload import members_from_plain, members_to_plain
+from pipeline.studio import write_layout
 from pipeline.studio.trajectories import dolly
 from pipeline.studio.truth import tracks
 from pipeline.studio.video import write_mp4
@@ -20,12 +25,14 @@ from schemas.frames import Scene, SceneView
 from schemas.recipe import parse_recipe
 from schemas.typed import RecipeError, build
 from schemas.verdict import CandidateError, Reason
-from stages.estimate_depth import EstimateDepth, EstimateDepthConfig, scaled
+from stages.estimate_depth import EstimateDepth, EstimateDepthConfig, KnownDepth, KnownDepthConfig
 from stages.media import Media
-from stages.perception.depth import DepthMaps, back_project
+from stages.perception.depth import DepthMaps, back_project, scaled
 from stages.stage import Child, Findings, Item
 from stages.watch import watch
-from tests.perception.test_depth import DPT_PROCESSOR, depth_anything, write_folder, write_kubric
+from tests.e2e.output import write_recipe
+from tests.perception.test_depth import DPT_PROCESSOR, depth_anything, write_folder
+from tests.perception.test_depth_files import write_kubric
 from tests.studio.conftest import cast_rays, pixel_centres
 
 MakeScene = Callable[..., Scene]
@@ -34,6 +41,10 @@ FRAMES, SIZE = 12, (96, 72)
 
 def stage(**settings: Any) -> EstimateDepth:
     return EstimateDepth(build(EstimateDepthConfig, settings, "x"))
+
+
+def known(**settings: Any) -> KnownDepth:
+    return KnownDepth(build(KnownDepthConfig, {"height": 128, **settings}, "x"))
 
 
 def members(found: Findings) -> dict[str, Any]:
@@ -65,10 +76,10 @@ def test_the_studio_s_depth_back_projects_to_what_its_cameras_see(media: Media, 
     world, camera, scene = studio_clip(media, "studio")
     depth = [render(world, t / 24, camera.c2w[t], camera.K[t], SIZE).depth for t in range(FRAMES)]
     np.savez_compressed(tmp_path / "studio.npz", depth=np.stack(depth)[None], views=np.array(["cam"]), K=camera.K[None])
-    found = members(stage(files=str(tmp_path), stride=4).score(whole(scene), media))
+    found = members(known(files=str(tmp_path), stride=4).score(whole(scene), media))
     assert found["frames_00"].tolist() == [0, 4, 8] and found["size_00"].tolist() == list(SIZE)
     assert found["depth_00"].dtype == np.float16 and found["depth_00"].shape == (3, 72, 96)
-    known = tracks(world, [camera], [t / 24 for t in range(FRAMES)], count=400)
+    followed = tracks(world, [camera], [t / 24 for t in range(FRAMES)], count=400)
     for i, t in enumerate(found["frames_00"]):
         c2w, K = camera.c2w[t], camera.K[t]
         cloud = back_project(found["depth_00"][i].astype(np.float32), found["K_00"][i], c2w)
@@ -81,10 +92,10 @@ def test_the_studio_s_depth_back_projects_to_what_its_cameras_see(media: Media, 
         assert seen.mean() > 0.5 and np.quantile(np.linalg.norm(cloud[seen] - hit[seen], axis=1) / distance, 0.99) < 2**-11 + 1e-5
         assert np.isinf(found["depth_00"][i][~seen]).mean() > 0.99 or seen.all()
         # Points that stick to surfaces: within the quad of the four pixels around them, most lie nearer than its diagonal.
-        visible = known.visible[0, t]
-        column, row = (known.pixels[0, t][visible] - 0.5).astype(int).clip(0, (94, 70)).T
+        visible = followed.visible[0, t]
+        column, row = (followed.pixels[0, t][visible] - 0.5).astype(int).clip(0, (94, 70)).T
         near, far = cloud[row, column], cloud[row + 1, column + 1]
-        miss = np.linalg.norm((near + far) / 2 - known.points[t][visible], axis=1)
+        miss = np.linalg.norm((near + far) / 2 - followed.points[t][visible], axis=1)
         assert visible.sum() > 50 and np.mean(miss < np.linalg.norm(far - near, axis=1)) > 0.9
 
 
@@ -94,7 +105,7 @@ def test_maps_belong_to_the_frames_of_the_sample(media: Media, tmp_path: Path) -
     np.savez(tmp_path / "counted.npz", depth=np.arange(FRAMES)[:, None, None] + np.ones((FRAMES, 72, 96)))
     frames = np.array([3, 5, 7, 9, 11])
     child = Child("s0000", "window", (0,), (frames,), None, ("cam",))
-    found = members(stage(files=str(tmp_path), stride=2).score(Item("key", "window", scene, child), media))
+    found = members(known(files=str(tmp_path), stride=2).score(Item("key", "window", scene, child), media))
     assert found["frames_00"].tolist() == [0, 2, 4]
     assert found["depth_00"][:, 0, 0].tolist() == [4, 8, 12] and "K_00" not in found
 
@@ -102,17 +113,17 @@ def test_maps_belong_to_the_frames_of_the_sample(media: Media, tmp_path: Path) -
 def test_files_are_found_by_path_or_by_id_and_else_named(media: Media, make_scene: MakeScene, tmp_path: Path) -> None:
     scene = make_scene(frames=3, candidate_id="some-id")
     with pytest.raises(CandidateError, match=r"has neither cam0.npz nor some-id.npz") as error:
-        stage(files=str(tmp_path)).score(whole(scene), media)
+        known(files=str(tmp_path)).score(whole(scene), media)
     assert error.value.reason == Reason.E_OPEN
     for number, name in enumerate(("some-id", "cam0")):
         np.savez(tmp_path / f"{name}.npz", depth=np.full((3, 9, 16), number + 1.0))
-        assert members(stage(files=str(tmp_path)).score(whole(scene), media))["depth_00"].max() == number + 1
+        assert members(known(files=str(tmp_path)).score(whole(scene), media))["depth_00"].max() == number + 1
 
 
 def test_maps_of_another_picture_are_refused(media: Media, make_scene: MakeScene, tmp_path: Path) -> None:
     np.savez(tmp_path / "cam0.npz", depth=np.ones((3, 10, 10)))
     with pytest.raises(CandidateError, match="are 10x10, its frames 640x360"):
-        stage(files=str(tmp_path)).score(whole(make_scene(frames=3)), media)
+        known(files=str(tmp_path)).score(whole(make_scene(frames=3)), media)
 
 
 def test_kubric_4d_is_read_from_its_own_folder(media: Media, make_scene: MakeScene, tmp_path: Path) -> None:
@@ -120,7 +131,7 @@ def test_kubric_4d_is_read_from_its_own_folder(media: Media, make_scene: MakeSce
     scene = make_scene(frames=3, size=(576, 384))
     files = tuple(MediaFile(f"{folder.relative_to(tmp_path)}/rgba_{t:05d}.png", 1, 1) for t in range(3))
     view = replace(scene.views[0], media=MediaRef("images", files, pts_ns=(0, 1, 2)))
-    found = members(stage(files=str(tmp_path), layout="kubric4d", stride=1).score(whole(replace(scene, views=(view,))), media))
+    found = members(known(files=str(tmp_path), layout="kubric4d", stride=1).score(whole(replace(scene, views=(view,))), media))
     assert found["depth_00"].shape == (3, 128, 192)
     np.testing.assert_allclose(found["depth_00"][:, ::50, ::50], np.broadcast_to(np.array([5, 6, 7])[:, None, None], (3, 3, 4)), rtol=1e-3)
     np.testing.assert_allclose(found["K_00"][0], [[192, 0, 96], [0, 192, 64], [0, 0, 1]])
@@ -142,7 +153,7 @@ def test_scaling_takes_pixels_and_keeps_the_geometry() -> None:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("weights") / "outdoor"
-    return write_folder(folder, transformers.DepthAnythingForDepthEstimation, depth_anything(80), DPT_PROCESSOR)
+    return write_folder(folder, transformers.DepthAnythingForDepthEstimation, depth_anything(80, small=True), DPT_PROCESSOR)
 
 
 def test_a_model_looks_at_the_frames_of_the_stride_beside_other_watchers(media: Media, weights: Path) -> None:
@@ -155,8 +166,8 @@ def test_a_model_looks_at_the_frames_of_the_stride_beside_other_watchers(media: 
     assert (maps["depth_00"] > 0).all() and (maps["depth_00"] <= 80).all()
 
 
-def recipe(**settings: Any) -> Any:
-    source = {"license": "CC0-1.0", "stages": [{"stages.estimate_depth:EstimateDepth": settings}]}
+def recipe(kind: str = "EstimateDepth", **settings: Any) -> Any:
+    source = {"license": "CC0-1.0", "stages": [{f"stages.estimate_depth:{kind}": settings}]}
     return parse_recipe({"name": "depth", "sources": {"clips": source}})
 
 
@@ -167,20 +178,110 @@ def test_without_weights_or_files_the_recipe_is_refused_with_what_to_fetch(monke
         bind(recipe())
     with pytest.raises(RecipeError, match="accept-noncommercial"):
         bind(recipe(model="depth-pro"))
-    with pytest.raises(RecipeError, match="which is no folder; give the one that holds the depth files"):
-        bind(recipe(files=str(tmp_path / "none")))
     with pytest.raises(RecipeError, match="did you mean"):
         bind(recipe(model="zoedept"))
-    assert bind(recipe(files=str(tmp_path)))["clips"].stages[0].weights() == ()
+    for nowhere in (None, str(tmp_path / "none")):
+        with pytest.raises(RecipeError, match="which is no folder; give the one that holds the depth files"):
+            bind(recipe("KnownDepth", files=nowhere))
+    (tmp_path / "dangling.npz").symlink_to("nothing")
+    assert bind(recipe("KnownDepth", files=str(tmp_path)))["clips"].stages[0].weights() == ()
 
 
-def test_files_that_change_are_computed_anew(tmp_path: Path) -> None:
-    def key() -> Any:
-        return stage(files=str(tmp_path)).compute_settings()
+@pytest.mark.parametrize(
+    "make, reason, message",
+    [
+        (lambda path: path.symlink_to("gone.npz"), Reason.E_OPEN, "is a link to nothing"),
+        (lambda path: path.symlink_to("cam0.npz"), Reason.E_OPEN, "is a link to nothing"),
+        (lambda path: path.symlink_to("/etc/passwd"), Reason.E_UNSAFE_PATH, "leads out of the input folder"),
+        (lambda path: path.mkdir(), Reason.E_UNSAFE_PATH, "no plain file but a folder"),
+        (lambda path: os.mkfifo(path), Reason.E_UNSAFE_PATH, "no plain file but a named pipe"),
+        (lambda path: path.write_bytes(b""), Reason.E_OPEN, "is no depth file"),
+    ],
+)
+def test_what_cannot_be_read_is_the_candidate_s_error(
+    media: Media, make_scene: MakeScene, tmp_path: Path, make: Callable[[Path], object], reason: Reason, message: str
+) -> None:
+    scene, made = make_scene(frames=3), known(files=str(tmp_path))
+    before = made.inputs(scene.candidate)
+    make(tmp_path / "cam0.npz")
+    assert made.inputs(scene.candidate) != before
+    with pytest.raises(CandidateError, match=message) as error:
+        made.score(whole(scene), media)
+    assert error.value.reason == reason
 
-    np.savez(tmp_path / "a.npz", depth=np.ones((1, 2, 2)))
-    before = key()
-    assert key() == before
-    np.savez(tmp_path / "b.npz", depth=np.ones((1, 2, 2)))
-    assert key() != before
-    assert not {"weights", "device", "batch"} & set(before)
+
+def test_more_than_a_manifest_should_hold_is_refused_unseen(media: Media, make_scene: MakeScene, tmp_path: Path) -> None:
+    scene = make_scene(frames=20_000)
+    for refused in (lambda: known(files=str(tmp_path), stride=1).score(whole(scene), media), lambda: stage(stride=1).wants(whole(scene))):
+        with pytest.raises(CandidateError, match="raise stride, lower height, or cut the source into windows") as error:
+            refused()
+        assert error.value.reason == Reason.E_TOO_BIG
+
+
+def test_a_window_s_depth_takes_what_is_said(make_scene: MakeScene) -> None:
+    """The docstring's figures, of 49 frames of a 16:9 picture."""
+    config = KnownDepthConfig()
+    count = len(range(0, 49, config.stride))
+    arrays = {"depth_00": np.ones((count, config.height, round(config.height * 16 / 9)), np.float16)}
+    assert count == 13 and len(members_from_plain(members_to_plain({"depth": arrays}))[0].data) == pytest.approx(190e3, rel=0.01)
+    assert len(members_to_plain({"depth": arrays})["depth"]) == pytest.approx(253e3, rel=0.01)
+
+
+def curated(folder: Path, *stages: str) -> tuple[int, Path]:
+    """curate's exit status and its output, of the clips in `folder / "in"` and the depth in `folder / "depth"`."""
+    settings = [{each: {"files": str(folder / "depth")}} for each in stages]
+    recipe = write_recipe(folder / "recipe.yaml", {"clips": {"stages": settings, "payload": {"video": "copy"}}})
+    told = [f"--input=clips={folder / 'in'}", f"--output={folder / 'out'}", "--executor=inline", "--quiet", "--no-report"]
+    return curate([str(recipe), *told, "--error-budget=1"]), folder / "out" / "manifest"
+
+
+def two_clips(folder: Path) -> list[str]:
+    """Their names; and a folder for depth."""
+    write_layout("clips", folder / "all", scenes=2, frames=12, size=(128, 96))
+    names = sorted(path.stem for path in (folder / "all").glob("*.mp4"))[:2]
+    for each in ("in", "depth"):
+        (folder / each).mkdir()
+    for name in names:
+        (folder / "all" / f"{name}.mp4").rename(folder / "in" / f"{name}.mp4")
+    return names
+
+
+def test_only_the_candidate_whose_files_changed_is_computed_anew(tmp_path: Path) -> None:
+    """Two clips in one unit, through curate: depth comes for one, then for the other, whose file first is broken."""
+    names, depth = two_clips(tmp_path), tmp_path / "depth"
+
+    def run() -> tuple[list[str], dict[str, Any]]:
+        status, manifest = curated(tmp_path, "stages.estimate_depth:KnownDepth")
+        assert status == 0
+        rows = sorted(ds.dataset(manifest / "samples").to_table().to_pylist(), key=lambda row: row["candidate_id"])
+        [unit] = ds.dataset(manifest / "units").to_table().to_pylist()
+        return [(row["reasons"] or ["kept"])[0] for row in rows], unit
+
+    np.savez(depth / f"{names[0]}.npz", depth=np.ones((12, 48, 64)))
+    (depth / f"{names[1]}.npz").symlink_to("gone.npz")
+    assert run()[0] == ["kept", "E_OPEN"]
+    (depth / f"{names[1]}.npz").unlink()
+    np.savez(depth / f"{names[1]}.npz", depth=np.full((12, 48, 64), 2.0))
+    found, unit = run()
+    assert found == ["kept", "kept"] and unit["steps_computed"] == 1
+    np.savez(depth / "of-nobody.npz", depth=np.ones((12, 48, 64)))
+    assert run()[1]["unit_key"] == unit["unit_key"], "the unit is not even run"
+
+
+class Again(KnownDepth):
+    """Another source of depth in the same recipe."""
+
+    name = "again"
+
+
+def test_two_stages_cannot_pack_one_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else the second would win in silence."""
+    for name in two_clips(tmp_path):
+        np.savez(tmp_path / "depth" / f"{name}.npz", depth=np.ones((12, 48, 64)))
+    status, _ = curated(tmp_path, "stages.estimate_depth:KnownDepth", "tests.stages.test_estimate_depth:Again")
+    assert status != 0 and "'again' packs depth.npz, which a stage before it packs too" in capsys.readouterr().err
+
+
+def test_where_to_look_and_how_fast_is_no_part_of_the_key(tmp_path: Path) -> None:
+    assert set(known(files=str(tmp_path)).compute_settings()) == {"layout", "stride", "height"}
+    assert set(stage(device="cuda:7").compute_settings()) == {"model", "stride", "height", "precision"}
