@@ -134,9 +134,6 @@ def _close(settings: Settings, result: Result, report: Path | None) -> int:
         print("interrupted; run the same command to resume", file=sys.stderr)
         return FAILED
     totals = result.totals
-    if result.over_budget and totals is None:
-        print(f"more errors than --error-budget {settings.error_budget:g} allows; nothing was packed", file=sys.stderr)
-        return OVER_BUDGET
     if totals is None:
         print("failed; run the same command to resume", file=sys.stderr)
         return FAILED

@@ -11,6 +11,7 @@ from schemas.recipe import parse_recipe
 from schemas.scores import SCORES
 from schemas.typed import RecipeError
 from stages.ingest import ingests
+from stages.perception.checkpoints import GROUPS
 from stages.registry import stages
 
 H264 = {"video": {"codec": "h264"}}
@@ -48,8 +49,10 @@ def test_the_four_recipes_of_the_papers_and_the_demo_are_shipped():
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_binds(name):
+def test_every_shipped_recipe_binds(name, fetched):
     recipe = load_recipe(name)
+    for checkpoint in GROUPS["mediapipe"] if name == "fcvg" else ():  # as the recipe tells its user
+        fetched(checkpoint)
     assert recipe.name == name and recipe.description
     for key, each in bind(recipe).items():
         assert each.ingest.format == key, "a shipped recipe's sources are called like their layouts"

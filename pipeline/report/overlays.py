@@ -16,7 +16,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 # The score that a sheet is about -> the member that shows why.
 MEMBER_OF = {
-    **dict.fromkeys(("camera_motion", "foreground_motion", "n_masks", "visible_fraction"), "motion"),
+    **dict.fromkeys(("camera_motion", "foreground_motion", "tracked_points", "tracked_masks", "n_masks", "visible_fraction"), "motion"),
     "n_lines": "lines",
     **dict.fromkeys(("n_people", "pose_score"), "poses"),
 }

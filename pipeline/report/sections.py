@@ -46,7 +46,9 @@ def source_section(output: OutputFolder, source: SourceData, number: int, galler
     if reasons:
         blocks.append(heading("Other reasons"))
         blocks += [_reason_panel(sheet, gallery) for sheet in reasons]
-    blocks += [_member_panel(sheet, gallery) for sheet in gallery.member_sheets[source.name]]
+    if found := gallery.member_sheets[source.name]:
+        blocks.append(heading("What the stages saw"))
+        blocks += [_member_panel(sheet, gallery) for sheet in found]
     blocks += [_errors(output, source), _angles(source), _free_scores(source, {sheet.title for sheet in limits}), "</section>"]
     return "\n".join(block for block in blocks if block)
 
@@ -114,7 +116,7 @@ def _reason_panel(sheet: Sheet, gallery: Gallery) -> str:
 
 
 def _member_panel(sheet: Sheet, gallery: Gallery) -> str:
-    """What a stage found, where no limit's panel shows it."""
+    """What a stage found, drawn over the frames it looked at."""
     shown = "".join(_tile(entry, gallery) for entry in sheet.kept)
     return (
         f'<article class="panel"><div><h3><code>{escape(sheet.title)}</code></h3><p class="what">{escape(TITLES[sheet.title][1])}</p>'

@@ -92,11 +92,10 @@ def reason_sheet(source: SourceData, reason: str, count: int) -> Sheet:
 
 
 def member_sheets(source: SourceData, count: int) -> list[Sheet]:
-    """Of each member that no sheet with limits shows: samples that have it, spread over the source, kept ones first."""
-    limited = {MEMBER_OF.get(score, "") for score in limited_scores(source)}
+    """Of each member: samples that have it, spread over the source, kept ones first."""
     sheets = []
     for member, (score, _) in TITLES.items():
-        if member in limited or score not in source.scores:
+        if score not in source.scores:
             continue
         rows = np.flatnonzero(np.isfinite(source.scores[score]))
         rows = rows[np.argsort(~source.kept[rows], kind="stable")]

@@ -56,8 +56,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for name in RIGS.values():
         sources[name] = sources["rig"] | {"ingest": "rig"}
     shipped = yaml.safe_load(shipped_recipes()["fcvg"].read_text())["sources"]
-    for source in shipped.values():  # our pictures are smaller than these limits are meant for
-        source["stages"] = [stage for stage in source["stages"] if not {"header", "quality"} & stage.keys()]
+    for source in shipped.values():  # our pictures are smaller than these limits are meant for; models: test_perception.py
+        source["stages"] = [stage for stage in source["stages"] if not {"header", "quality", "lines", "poses"} & stage.keys()]
     sources["posed_windows"] = {"ingest": "realestate10k", **shipped["realestate10k"]}
     shipped["clips"]["stages"][0]["windows"] |= {"fps": None, "stride": 1, "hop": 10, "test_fraction": 0.5}
     sources["clip_windows"] = {"ingest": "clips", **shipped["clips"]}

