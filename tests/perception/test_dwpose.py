@@ -150,3 +150,21 @@ def test_nothing_is_printed(files: tuple[Path, Path], capsys: pytest.CaptureFixt
     """rtmlib prints a line for each file, which would end up in the output of commands."""
     DWPose(*files, device="cpu")
     assert capsys.readouterr().out == ""
+
+
+def test_networks_compute_in_one_thread_whatever_the_machine_has(files: tuple[Path, Path]) -> None:
+    """More would sum in another order, and their number is the machine's."""
+    model = DWPose(*files, device="cpu")
+    for tool in (model._detector, model._pose):
+        options = tool.session.get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+        assert tool.session.get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2)])
+def test_the_smallest_pictures_are_no_error(files: tuple[Path, Path], size: tuple[int, int]) -> None:
+    for whole_picture in (False, True):
+        model = DWPose(*files, device="cpu", whole_picture=whole_picture)
+        for value in (0, 255):
+            [people] = model.people([np.full((*size, 3), value, np.uint8)])
+            assert np.isfinite(people.keypoints).all() and ((people.scores >= 0) & (people.scores <= 1)).all()

