@@ -27,7 +27,7 @@ __all__ = ["Media", "SandboxError"]
 
 _CHUNK_BYTES = 32 << 20  # of pictures that `stream` takes from the child at once ...
 _CHUNK_FRAMES = 256  # ... and no more frames ...
-_CHUNK_SHARE = 0.25  # ... and none that it has not begun to decode by this share of the timeout
+_CHUNK_SHARE = 0.25  # ... and none that it does not begin to decode by this share of the timeout
 _VIEWS_A_CALL = 12  # views indexed in one call: enough to save the way there and back, few enough for one timeout
 
 
@@ -97,7 +97,7 @@ class Media:
         """The frames at strictly ascending positions, one after another, decoded once and in bounded memory.
 
         Each comes as a list of [H,W,3] uint8 RGB, one for each of `sizes`: (width, height), or None for the source's own.
-        However long all of them take, it is a single frame that must not take longer than `media.timeout_s`.
+        However long all of them take, it is the decoding of a single frame that must not take longer than `media.timeout_s`.
         Any other call ends the pass in the child; asked for more, this begins another at the next frame. So a stream that is
         left early keeps its file open no longer than until the next call.
         """
@@ -107,17 +107,19 @@ class Media:
         pixels = sum(width * height for width, height in ((size or (index.width, index.height)) for size in sizes))
         step = min(_CHUNK_FRAMES, max(1, _CHUNK_BYTES // max(1, 3 * pixels)))
         seconds = _CHUNK_SHARE * self.limits.timeout_s
-        number, done, located = next(self._passes), 0, self._located(ref, positions)
+        number, done, in_vain, located = next(self._passes), 0, 0, self._located(ref, positions)
+        arrays: Any = None
 
         def chunk(anew: Any) -> Any:
             return self._sandbox.call("stages.media.requests:chunk", number, step, seconds, anew, spare_s=seconds)
 
         while done < len(positions):
-            arrays = chunk(None) if done else None
-            if not arrays:
+            arrays = None if arrays is None else chunk(None)
+            if arrays is None:
                 arrays = chunk((_of(located, positions[done:]), self.limits, index, positions[done:], list(sizes)))
             frames = list(zip(*arrays, strict=True))
-            if not 0 < len(frames) <= len(positions) - done:
+            in_vain = 0 if frames else in_vain + 1
+            if len(frames) > len(positions) - done or in_vain > 2 * len(index):  # a call decodes a frame, for at most two passes
                 raise CandidateError(Reason.E_CRASH, f"the decoder gave {len(frames)} frames of the next {len(positions) - done}")
             for pictures in frames:
                 yield list(pictures)

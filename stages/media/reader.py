@@ -34,6 +34,13 @@ def pictures(
     Raises CandidateError: E_TRUNCATED where a frame cannot be decoded or comes out damaged, E_OPEN where the picture changes
     its size within the file, E_IO, and what opening raises.
     """
+    return (frame for frame in steps(source, limits, index, wanted, seek) if frame is not None)
+
+
+def steps(
+    source: Source, limits: MediaLimits, index: FrameIndex, wanted: NDArray[np.int64], seek: bool | None = None
+) -> Iterator[VideoFrame | None]:
+    """`pictures`, and None for every frame that had to be decoded on the way to one: no step takes longer than a frame."""
     targets = [int(pts) for pts in index.pts[wanted]]
     coded = (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
     done = 0
@@ -46,6 +53,9 @@ def pictures(
                 return
             with open_video(source, limits, demuxer) as (container, stream):
                 for frame in read(container, stream, index, targets[done:]):
+                    if frame is None:
+                        yield None
+                        continue
                     if (frame.width, frame.height) != coded:
                         sizes = f"{frame.width}x{frame.height}, the header says {coded[0]}x{coded[1]}"
                         raise CandidateError(Reason.E_OPEN, f"frame {wanted[done]} is {sizes}; re-encode the file to one size")
@@ -53,8 +63,11 @@ def pictures(
                     yield frame
 
 
-def _by_seeking(container: InputContainer, stream: VideoStream, index: FrameIndex, targets: list[int]) -> Iterator[VideoFrame]:
-    """The targets, group by group; ends early, without an error, at the first that does not come as expected."""
+def _by_seeking(container: InputContainer, stream: VideoStream, index: FrameIndex, targets: list[int]) -> Iterator[VideoFrame | None]:
+    """The targets, group by group; ends early, without an error, at the first that does not come as expected.
+
+    None stands for a frame on the way, here and in `_sequential`.
+    """
     governing = np.searchsorted(index.keyframes, targets, side="right") - 1
     for group in np.split(np.arange(len(targets)), np.flatnonzero(np.diff(governing)) + 1):
         if governing[group[0]] < 0:  # decoded from a keyframe that is not shown itself
@@ -67,11 +80,13 @@ def _by_seeking(container: InputContainer, stream: VideoStream, index: FrameInde
             for frame in _from_keyframe(container, stream, keyframe):
                 if frame.pts > waiting[found] or frame.is_corrupt:
                     return
-                if frame.pts == waiting[found]:
-                    yield frame
-                    found += 1
-                    if found == len(waiting):
-                        break
+                if frame.pts < waiting[found]:
+                    yield None
+                    continue
+                yield frame
+                found += 1
+                if found == len(waiting):
+                    break
             else:
                 return
         except av.error.InvalidDataError:
@@ -92,7 +107,7 @@ def _from_keyframe(container: InputContainer, stream: VideoStream, keyframe: int
         yield frame
 
 
-def _sequential(container: InputContainer, stream: VideoStream, index: FrameIndex, targets: list[int]) -> Iterator[VideoFrame]:
+def _sequential(container: InputContainer, stream: VideoStream, index: FrameIndex, targets: list[int]) -> Iterator[VideoFrame | None]:
     """The targets in one pass from the file's first packet. Raises CandidateError(E_TRUNCATED).
 
     Damage lasts until the next clean keyframe, since what is predicted from a damaged picture is damaged without being marked.
@@ -115,6 +130,7 @@ def _sequential(container: InputContainer, stream: VideoStream, index: FrameInde
             elif frame.key_frame and frame.pts > fault_pts:  # the keyframe before the damage may come out after it
                 fault = ""
             if frame.pts < targets[found]:
+                yield None
                 continue
             if fault or frame.pts > targets[found]:
                 raise CandidateError(Reason.E_TRUNCATED, fault or f"the frame at pts {targets[found]} does not decode")

@@ -17,7 +17,7 @@ from stages.media import chunks, stills
 from stages.media.child import function_named
 from stages.media.index import build_index
 from stages.media.paths import Located, storage_error
-from stages.media.reader import Converter, pictures
+from stages.media.reader import Converter, pictures, steps
 from stages.media.writer import encoded_size, output_times, write_mp4
 
 
@@ -68,7 +68,7 @@ class _Pass:
 
     number: int  # the stream's
     left: int  # frames
-    frames: Iterator[list[NDArray[np.uint8]]]
+    frames: Iterator[list[NDArray[np.uint8]] | None]
 
 
 _under_way: _Pass | None = None
@@ -78,9 +78,9 @@ Wanted = tuple[Located, MediaLimits, FrameIndex, NDArray[np.int64], list[tuple[i
 def chunk(number: int, count: int, seconds: float, anew: Wanted | None) -> list[NDArray[np.uint8]] | None:
     """The next frames of a stream at each of its sizes: for each one [n,H,W,3] RGB.
 
-    At least one, at most `count`, and none begun once `seconds` have passed. None where the stream's pass is not under way:
-    it is to be begun anew, with what is wanted from here on. Chunk after chunk, with nothing asked for in between, a view is
-    decoded once, whatever the length of its groups of pictures.
+    At most `count`, and once `seconds` have passed no further frame is decoded, so that it may be none: [] where all went into
+    frames on the way. None where the stream's pass is not under way: it is to be begun anew, with what is wanted from here on.
+    Chunk after chunk, with nothing asked for in between, a view is decoded once, whatever the length of its groups of pictures.
     """
     global _under_way
     if anew is not None:
@@ -89,13 +89,16 @@ def chunk(number: int, count: int, seconds: float, anew: Wanted | None) -> list[
     going, _under_way = _under_way, None  # what fails half-way is not gone on with
     if going is None or going.number != number:
         return None
-    started, found = time.monotonic(), [next(going.frames)]
-    while len(found) < min(count, going.left) and time.monotonic() - started < seconds:
-        found.append(next(going.frames))
+    ends_at, found = time.monotonic() + seconds, []
+    for frame in going.frames:
+        if frame is not None:
+            found.append(frame)
+        if len(found) == min(count, going.left) or time.monotonic() >= ends_at:
+            break
     going.left -= len(found)
     if going.left:
         _under_way = going
-    return [np.stack(pictures) for pictures in zip(*found, strict=True)]
+    return [np.stack(same_size) for same_size in zip(*found, strict=True)]
 
 
 def drop() -> None:
@@ -110,11 +113,12 @@ def _at_sizes(
     index: FrameIndex,
     wanted: NDArray[np.int64],
     sizes: list[tuple[int, int] | None],
-) -> Iterator[list[NDArray[np.uint8]]]:
+) -> Iterator[list[NDArray[np.uint8]] | None]:
+    """Frames at each of the sizes, and None for what had to be decoded on the way."""
     if media.kind == "video":
         converters = [Converter(index, size, False) for size in sizes]
-        for picture in pictures(media.single(), limits, index, wanted):
-            yield [converter.array(picture) for converter in converters]
+        for picture in steps(media.single(), limits, index, wanted):
+            yield None if picture is None else [converter.array(picture) for converter in converters]
         return
     for pixels in _arrays(media, limits, index, wanted, None, gray=False):
         yield [stills.resize(pixels, size, False) for size in sizes]

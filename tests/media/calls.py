@@ -31,10 +31,10 @@ def boom(frames: Iterator[np.ndarray]) -> None:
 
 
 def slow_down(seconds: float) -> None:
-    """From now on a streamed frame takes so long in this child."""
+    """From now on a frame of a stream takes so long in this child, wanted or on the way."""
     whole = requests._at_sizes
 
-    def slowly(*arguments: Any) -> Iterator[list[np.ndarray]]:
+    def slowly(*arguments: Any) -> Iterator[list[np.ndarray] | None]:
         for pictures in whole(*arguments):
             time.sleep(seconds)
             yield pictures
