@@ -7,8 +7,10 @@ together    one process; for each clip `watch([motion, lines, poses])`, as `cura
 in turn     the baseline: four processes one after the other, each of one model, with its own decode of the same clips: masks of the
             first frame, written to a file; tracks from these masks; lines; skeletons. The same settings, and in the end the same results:
             how many have the same bytes is printed.
-at once     (--at-once) the same four processes side by side. As an order it is not possible, for the tracks need the masks (they get those
-            of the run in turn); it shows what the threads of one process lose against processes of their own, if they do.
+streams     (--also streams) as together, but each stage's kernels go to a CUDA stream of its own: all threads share one otherwise, and
+            whoever waits for a result waits for what the others asked for before.
+at once     (--also "at once") the four processes side by side. As an order it is not possible, for the tracks need the masks (they get
+            those of the run in turn); it shows what the threads of one process lose against processes of their own, if they do.
 
 Seconds are those of clips: processes start and load before, and on a GPU look at one clip that nobody counts. The four in turn are
 timed each by itself and added up. GPU busy is NVML's "utilization": the share of the same seconds in which the GPU ran any kernel,
@@ -36,10 +38,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -155,23 +157,22 @@ def prepared(given: argparse.Namespace) -> Iterator[Setup]:
         yield Setup(folder, clips, files, **asked)
 
 
-def measured(setup: Setup, names: Sequence[str], repeats: int, at_once: bool, gauge: Gauge) -> None:
+def measured(setup: Setup, names: Sequence[str], given: argparse.Namespace, gauge: Gauge) -> None:
     """Runs all modes in turns and prints what they took."""
-    modes: dict[str, list[list[Run]]] = {"together": [], "in turn": []} | ({"at once": []} if at_once else {})
-    decode = processes(setup, [("decode", *names)])[0].seconds
-    for _ in range(repeats):
-        modes["together"].append(processes(setup, [names]))
-        modes["in turn"].append([processes(setup, [[name]])[0] for name in names])
-        if at_once:
-            modes["at once"].append(processes(setup, [[name] for name in names]))
-    count = len(setup.clips)
-    taken = {
-        "together": statistics.median(run.seconds for [run] in modes["together"]),
-        "in turn": statistics.median(sum(run.seconds for run in runs) for runs in modes["in turn"]),
+    alone = [[name] for name in names]
+    work: dict[str, Callable[[], list[Run]]] = {
+        "together": lambda: processes(setup, [names]),
+        "in turn": lambda: [processes(setup, [one])[0] for one in alone],
+        "streams": lambda: processes(replace(setup, streams=True), [names]),
+        "at once": lambda: processes(setup, alone),
     }
-    if at_once:
-        spans = (max(run.ended for run in runs) - min(run.begun for run in runs) for runs in modes["at once"])
-        taken["at once"] = statistics.median(spans)
+    decode = processes(setup, [("decode", *names)])[0].seconds
+    modes: dict[str, list[list[Run]]] = {mode: [] for mode in ("together", "in turn", *given.also)}
+    for _ in range(given.repeats):
+        for mode, rounds in modes.items():
+            rounds.append(work[mode]())
+    count = len(setup.clips)
+    taken = {mode: statistics.median(spent(mode, runs) for runs in rounds) for mode, rounds in modes.items()}
     print("| mode | clips/s | s | GPU busy | GPU memory of torch, MiB | CPU but the decoder's, s | load, s |")
     print("|---|---|---|---|---|---|---|")
 
@@ -185,8 +186,8 @@ def measured(setup: Setup, names: Sequence[str], repeats: int, at_once: bool, ga
     for mode, rounds in modes.items():
         row(mode, taken[mode], rounds)
     for number, name in enumerate(names):
-        alone = [[runs[number]] for runs in modes["in turn"]]
-        row(f"{name} alone", statistics.median(run.seconds for [run] in alone), alone)
+        passes = [[runs[number]] for runs in modes["in turn"]]
+        row(f"{name} alone", statistics.median(run.seconds for [run] in passes), passes)
     together, turns = modes["together"][0][0], {key: value for run in modes["in turn"][0] for key, value in run.digests.items()}
     equal = [turns.get(key) == value for key, value in together.digests.items()]
     shown = ("n_masks", "tracked_points", "n_lines", "n_people")
@@ -196,6 +197,11 @@ def measured(setup: Setup, names: Sequence[str], repeats: int, at_once: bool, ga
     ours, theirs = (f"{count / taken[mode]:.3f}" for mode in ("together", "in turn"))
     ratio = taken["in turn"] / taken["together"]
     print_table([(f"{len(names)} models in one process", f"{ours} clips/s", "separate passes, in turn", theirs, ratio, 1.0)])
+
+
+def spent(mode: str, runs: Sequence[Run]) -> float:
+    """Seconds of one round."""
+    return max(run.ended for run in runs) - min(run.begun for run in runs) if mode == "at once" else sum(run.seconds for run in runs)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -210,7 +216,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--points-per-side", type=int, help="of Segment Anything's grid (default: 32)")
     parser.add_argument("--without", action="append", default=[], choices=("lines", "poses"), help="leave this model out")
     parser.add_argument("--repeats", type=int, default=3, help="of each mode (default: %(default)s)")
-    parser.add_argument("--at-once", action="store_true", help="run the third mode, too")
+    parser.add_argument("--also", action="append", default=[], choices=("streams", "at once"), help="a mode more")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of torch's models (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -228,7 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = [name for name in PASSES if name not in given.without]
     with prepared(given) as setup, Gauge(given.device) as gauge:
         print(header(setup, given), flush=True)
-        measured(setup, names, given.repeats, given.at_once, gauge)
+        measured(setup, names, given, gauge)
         print(f"\nGPU busy: {gauge.source}.")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from stages.detect_poses import DetectPoses, PosesConfig
 from stages.filter_motion import MotionConfig, MotionFilter
 from stages.match_lines import LinesConfig, MatchLines
-from stages.perception.device import Precision
+from stages.perception.device import Precision, torch_device
 from stages.perception.loaded import loaded
 from stages.perception.results import Image, LineMatcher, Mask, Segmenter, Tracker
 from stages.perception.weights import find
@@ -33,6 +33,7 @@ class Setup:
     frames: int = 48
     points_per_side: int = 32
     points: int = 576 + 150
+    streams: bool = False
 
     def motion(self) -> MotionConfig:
         return MotionConfig(
@@ -187,6 +188,27 @@ class Decode(Watcher):
         return Findings({"n_frames": float(sum(1 for _ in frames))})
 
 
+class OwnStream(Watcher):
+    """Another Watcher, whose kernels go to a CUDA stream of its own; on a CPU the same."""
+
+    def __init__(self, inner: Watcher, device: str) -> None:
+        super().__init__(inner.config)
+        self.name, self.inner, self.device = inner.name, inner, device  # type: ignore[misc]
+
+    def wants(self, item: Item) -> list[Look]:
+        return self.inner.wants(item)
+
+    def prepare(self) -> None:
+        self.inner.prepare()
+
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        import torch
+
+        place = torch_device(self.device)
+        with torch.cuda.stream(torch.cuda.Stream(place) if place.type == "cuda" else None):
+            return self.inner.look(item, frames)
+
+
 def watchers(setup: Setup, names: Sequence[str]) -> list[Watcher]:
     """Those of a process that has the models of these names; the masks and the tracks of one process are the stage."""
     made: list[Watcher] = []
@@ -198,4 +220,6 @@ def watchers(setup: Setup, names: Sequence[str]) -> list[Watcher]:
         made.append(Lines(setup))
     if "poses" in names:
         made.append(DetectPoses(setup.poses(), accept_noncommercial=True))
+    if setup.streams:
+        made = [OwnStream(each, setup.device) for each in made]
     return made if "decode" not in names else [Decode(made)]

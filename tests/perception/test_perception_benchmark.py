@@ -13,7 +13,7 @@ pytest.importorskip("rtmlib", reason="needs the extra perception")
 from benchmarks.dwpose_networks import write_detector, write_pose
 from benchmarks.gpu_gauge import Gauge
 from benchmarks.perception import digest, found_in
-from benchmarks.perception_passes import Decode, MasksPass, Motion, Setup, TracksPass
+from benchmarks.perception_passes import Decode, MasksPass, Motion, OwnStream, Setup, TracksPass
 from benchmarks.shots import scene_of
 from pipeline.studio.video import write_mp4
 from schemas.recipe import MediaLimits
@@ -71,10 +71,11 @@ def test_masks_and_tracks_in_separate_passes_find_what_the_stage_does(setup: Set
         for item in items:
             found_in([masks], item, media)
         apart = [found_in([tracks], item, media)[0] for item in items]
-        [[decoded], _] = [found_in([Decode([together, masks])], item, media) for item in items]
+        [decoded, streamed] = found_in([Decode([together, masks]), OwnStream(together, "cpu")], items[0], media)
     assert all(found.scores["n_masks"] for found in whole)
     assert [digest(found) for found in apart] == [digest(found) for found in whole]
     assert digest(whole[0]) != digest(whole[1])
+    assert digest(streamed) == digest(whole[0])
     assert decoded.scores["n_frames"] == 8
 
 
