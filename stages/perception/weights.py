@@ -131,11 +131,16 @@ def digest_of(path: Path, files: Sequence[str] = (), *, again: bool = False) -> 
     """Hex sha256 of a file; remembered in the cache as long as the file's size and time stay what they were, unless asked again.
 
     Of a folder: that of the lines "<sha256>  <path>" of its files, sorted by path, as `sha256sum` prints them. files: those that
-    count, where all are there (a hub's snapshot may hold a README more); else every file but what Python and the hub leave behind.
+    count, where all are there, and with them what loaders take on their own where it lies beside them: other .json (a processor's, an
+    adapter's) and .safetensors (a hub's snapshot may also hold a README); else every file but what Python and the hub leave behind.
     """
     if not path.is_dir():
         return _file_digest(path.resolve(), again)
-    names = sorted(files) if files and all((path / name).is_file() for name in files) else sorted(_contents(path))
+    if files and all((path / name).is_file() for name in files):
+        beside = {each.name for each in path.iterdir() if each.suffix in (".json", ".safetensors") and each.is_file()}
+        names = sorted({*files, *beside})
+    else:
+        names = sorted(_contents(path))
     lines = (f"{_file_digest((path / name).resolve(), again)}  {name}\n" for name in names)
     return sha256("".join(lines).encode()).hexdigest()
 
