@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from schemas.typed import RecipeError, nearest
-from stages.perception.checkpoints import CHECKPOINTS, Checkpoint, Hub, Wheel
+from stages.perception.checkpoints import CHECKPOINTS, GROUPS, Checkpoint, Hub, Wheel
 
 __all__ = [
     "CHECKPOINTS",
@@ -225,7 +225,8 @@ def _in_hub_cache(source: Hub) -> Path | None:
 
 
 def _fetch(known: Checkpoint) -> str:
-    return f"python -m pipeline.weights fetch {known.name}{' --accept-noncommercial' if known.noncommercial else ''}"
+    together = next((group for group, names in GROUPS.items() if known.name in names), known.name)
+    return f"python -m pipeline.weights fetch {together}{' --accept-noncommercial' if known.noncommercial else ''}"
 
 
 def _how(known: Checkpoint) -> str:
