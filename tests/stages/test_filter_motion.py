@@ -63,6 +63,7 @@ def test_studio_clips_are_decided_right(clips: dict[int, list[Image]], seed: int
     found, stage = looked_at(clips[seed])
     reasons = stage.decide(found.scores)
     assert (Reason.CAMERA_MOVES in reasons) == clip.camera_moves, found.scores
+    assert Reason.UNTRACKED not in reasons, found.scores
     if not clip.camera_moves:
         assert (Reason.SUBJECT_STILL in reasons) == (not clip.subject_moves), found.scores
 
@@ -292,4 +293,5 @@ def test_real_recordings_are_decided_as_labelled(name: str) -> None:
         found = stage.score(Item("key", "video", scene_of_file(media, *names)), media)
     reasons = stage.decide(found.scores)
     assert (Reason.CAMERA_MOVES in reasons) == LABELS[name]["camera_moves"], found.scores
+    assert Reason.UNTRACKED not in reasons, found.scores
     assert (Reason.SUBJECT_STILL in reasons) == (not LABELS[name]["subject_moves"]), found.scores
