@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.studio import truth as known
-from pipeline.studio.render import paint, render
+from pipeline.studio.render import Frame, paint, render
 from pipeline.studio.scene import Array, Scene
 from schemas.camera import CameraTrack, intrinsics
 
@@ -114,6 +114,13 @@ class Order:
             for bar in self._bars:
                 bar.update()
             yield paint(scene, time, c2w, K, (camera.width, camera.height))
+
+    def measure(self, scene: Scene, camera: CameraTrack, times: Iterable[float]) -> Iterator[Frame]:
+        """The frames of one view with their depth and instances, for layouts that publish them."""
+        for c2w, K, time in zip(camera.c2w, camera.K, times, strict=True):
+            for bar in self._bars:
+                bar.update()
+            yield render(scene, time, c2w, K, (camera.width, camera.height))
 
     def write_truth(self, name: str, scene: Scene, cameras: Mapping[str, CameraTrack], times: NDArray[np.float64]) -> None:
         """`{truth}/{name}.npz`, when asked for: views [V], times [T] seconds, c2w [V,T,4,4] metres, K [V,T,3,3], depth

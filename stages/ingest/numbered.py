@@ -1,0 +1,34 @@
+"""Views that are stored as numbered pictures: one file a frame, which a stated rate puts in time."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from schemas.candidate import MediaFile, MediaRef
+from schemas.verdict import CandidateError, Reason
+from stages.ingest.files import media_file, relative_name
+
+MAX_NUMBER = 10_000_000  # five days at 24 fps; keeps nanoseconds within 64 bits
+
+
+def numbered(root: Path, paths: Iterable[Path], prefix: str = "") -> dict[int, MediaFile]:
+    """The files by the number that their names end in, ascending: `{prefix}00012.png` is 12.
+
+    Raises CandidateError: E_PTS for another name and for a number that comes twice; else as `media_file`.
+    """
+    found: dict[int, Path] = {}
+    for path in paths:
+        match = re.fullmatch(re.escape(prefix) + "([0-9]{1,8})", path.stem)
+        if match is None or int(match[1]) > MAX_NUMBER:
+            wanted = f"{prefix}NNNNN, with a frame number of at most {MAX_NUMBER}"
+            raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} says no frame number; pictures are called {wanted}")
+        number = int(match[1])
+        if number in found:
+            raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} is frame {number}, and so is {found[number].name}")
+        found[number] = path
+    return {number: media_file(root, found[number]) for number in sorted(found)}
+
+
+def sequence(frames: Mapping[int, MediaFile], fps: float) -> MediaRef:
+    """The pictures as a view: frame k is at k / fps seconds, so that a number that is left out leaves a gap in time."""
+    return MediaRef("images", tuple(frames.values()), pts_ns=tuple(round(number * 1e9 / fps) for number in frames))
