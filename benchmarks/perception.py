@@ -20,8 +20,9 @@ DWPose is two ONNX files, so it computes where onnxruntime does: with the packag
 (the header says which); only onnxruntime-gpu, built for the CUDA that is there, puts it onto the GPU, and its wheel has over 200 MB.
 With the CPU's, it may be DWPose that everybody waits for: --without poses tells what the GPU's models do among themselves.
 
-Random weights: who is in a picture is not found, so the whole picture counts as one person. Masks have no meaning, and few are left when
-repeated ones are gone; points are taken from the background instead, as many as 48 masks of 12 points and 150 of the background.
+Random weights: nobody is found, so the whole picture counts as one person, and no lines match. Masks have no meaning, and few or none
+are left when repeated and very large ones are gone: points are taken from the background instead, as many as 48 masks of 12 points and
+150 of the background.
 
 A machine without a package index that has torch, torchvision, transformers, onnx, onnxruntime, scipy, pyarrow, pyyaml, tqdm and OpenCV
 (here Python 3.12) also needs these wheels, and CoTracker's code: 36 MB.
@@ -190,7 +191,7 @@ def measured(setup: Setup, names: Sequence[str], given: argparse.Namespace, gaug
         row(f"{name} alone", statistics.median(run.seconds for [run] in passes), passes)
     together, turns = modes["together"][0][0], {key: value for run in modes["in turn"][0] for key, value in run.digests.items()}
     equal = [turns.get(key) == value for key, value in together.digests.items()]
-    shown = ("n_masks", "tracked_points", "n_lines", "n_people")
+    shown = ("n_masks", "n_lines", "n_people")
     counts = ", ".join(f"{name} {together.counts[name]:.0f}" for name in shown if name in together.counts)
     print(f"\nThe decode alone took {decode:.1f} s. {sum(equal)} of {len(equal)} results have the same bytes together and in turn.")
     print(f"Of the last clip: {counts}.\n")
