@@ -12,8 +12,6 @@ Ours and the baseline run in turns; each figure is the median. Files are in the 
 """
 
 import argparse
-import os
-import resource
 import statistics
 import tempfile
 import time
@@ -168,8 +166,9 @@ def _memory_of(folder: str, frames: int, height: int | None) -> tuple[float, flo
         scene = scene_of(media, f"memory{frames}.mp4")
         found = MatchLines(LinesConfig(model="tracks", height=height)).score(Item("clip", "video", scene), media)
         assert found.scores["n_lines"]
-    own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return own, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    # Not getrusage's peak, which a process takes over from the one that starts it.
+    return int(said["VmRSS"].split()[0]) / 1024, int(said["VmHWM"].split()[0]) / 1024
 
 
 def _panned(frames: int, size: tuple[int, int]) -> Iterator[Image]:
