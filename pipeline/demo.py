@@ -15,6 +15,7 @@ _FOOTAGE = {
     "syncamvideo-v1": "syncamvideo/v1",
     "syncamvideo-v2": "syncamvideo/v2",
     "realestate10k": "realestate10k",
+    "dl3dv": "dl3dv",
     "rig": "rig",
     "clips": "clips",
 }

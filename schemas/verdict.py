@@ -70,10 +70,11 @@ class Reason(StrEnum):
     CAMERA_ONLY = "camera_only"  # the dataset publishes cameras without footage for it
     NO_FOOTAGE = "no_footage"  # listed by the dataset, but its footage is not in the input folder
     SPLIT_EXCLUDED = "split_excluded"  # the recipe does not take this split
+    EXCLUDED = "excluded"  # on the recipe's list of scenes to leave out, as benchmarks are
 
 
 ERRORS = frozenset(reason for reason in Reason if reason.value.startswith("E_"))
-SKIPS = frozenset({Reason.CAMERA_ONLY, Reason.NO_FOOTAGE, Reason.SPLIT_EXCLUDED})
+SKIPS = frozenset({Reason.CAMERA_ONLY, Reason.NO_FOOTAGE, Reason.SPLIT_EXCLUDED, Reason.EXCLUDED})
 
 # Depend on the machine's load or on storage, so they lie outside the identity claim; --retry-errors runs them again.
 PROVISIONAL = frozenset({Reason.E_TIMEOUT, Reason.E_OOM, Reason.E_IO})
@@ -154,4 +155,5 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.CAMERA_ONLY: "The dataset publishes cameras without footage for it.",
     Reason.NO_FOOTAGE: "Listed by the dataset, but its footage is not in the input folder.",
     Reason.SPLIT_EXCLUDED: "The recipe does not take this split.",
+    Reason.EXCLUDED: "On the recipe's list of what to leave out.",
 }

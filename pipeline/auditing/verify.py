@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.auditing.archive import check_headers, hash_shard, safe_shard_path
 from pipeline.auditing.folder import TABLES, OutputFolder
-from schemas.candidate import MAX_KEY
+from schemas.candidate import CHILD, MAX_KEY, MAX_SUFFIX
 from schemas.verdict import Reason, Status, status_of
 
 _LEGAL_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -133,8 +133,9 @@ def _check_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     known = {str(reason) for reason in Reason}
     for row in rows:
         where = f"samples {row['sample_id']!r}"
-        if not _LEGAL_KEY.fullmatch(row["sample_id"]) or len(row["sample_id"]) > MAX_KEY:
-            yield Problem(where, f"a sample key is 1 to {MAX_KEY} of A-Z a-z 0-9 _ -")
+        longest = MAX_KEY if row["is_source"] else MAX_KEY + len(CHILD) + MAX_SUFFIX
+        if not _LEGAL_KEY.fullmatch(row["sample_id"]) or len(row["sample_id"]) > longest:
+            yield Problem(where, f"a sample key is 1 to {longest} of A-Z a-z 0-9 _ -")
         unknown = [reason for reason in row["reasons"] if reason not in known]
         if unknown:
             yield Problem(where, f"reasons outside the closed set: {unknown}")

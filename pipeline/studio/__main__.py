@@ -12,6 +12,7 @@ layouts:
   syncamvideo-v1   scenes of up to 36 static cameras, one JSON of Unreal matrices each, camera-only validation sets
   syncamvideo-v2   scenes of up to 10 static cameras, camera_extrinsics.json, metadata.csv with captions
   realestate10k    walks through rooms: trajectory txt + YouTube-like videos, extracted frames, or .torch chunks
+  dl3dv            walks through rooms: pictures (images_4, images_8, images) and nerfstudio's transforms.json
   rig              synchronized cameras with cameras.json, a COLMAP text model, or a Qualisys file
   clips            single videos with captions, some of them deliberately bad
 

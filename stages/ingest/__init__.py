@@ -11,8 +11,9 @@ __all__ = ["Ingest", "ingests"]
 def ingests() -> dict[str, type[Ingest]]:
     """Every built layout by name."""
     from stages.ingest.clips import Clips
+    from stages.ingest.dl3dv import DL3DV
     from stages.ingest.realestate10k import RealEstate10K
     from stages.ingest.rig import Rig
     from stages.ingest.syncamvideo import SynCamVideo
 
-    return {each.format: each for each in (SynCamVideo, RealEstate10K, Rig, Clips)}
+    return {each.format: each for each in (SynCamVideo, RealEstate10K, DL3DV, Rig, Clips)}

@@ -47,6 +47,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     film("syncamvideo-v2", "syncamvideo/v2", scenes=1, cameras=3, frames=5, size=(64, 64))
     for form in FORMS:
         film("realestate10k", f"realestate10k/{form}", form == "video", scenes=2, frames=80, size=(96, 54), footage=form)
+    film("dl3dv", "dl3dv", False, scenes=1, frames=16, size=(96, 54))
+    film("kubric4d", "kubric4d", False, scenes=1, cameras=2, frames=3, size=(96, 64))
+    film("davis", "davis", False, scenes=1, frames=3, size=(128, 72))
     for calibration in RIGS:
         film("rig", f"rig/{calibration}", scenes=1, cameras=3, frames=5, size=(64, 36), calibration=calibration)
     film("clips", "clips", False, scenes=GOOD_CLIPS, frames=48, size=(192, 108))
@@ -61,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     sources["posed_windows"] = {"ingest": "realestate10k", **shipped["realestate10k"]}
     shipped["clips"]["stages"][0]["windows"] |= {"fps": None, "stride": 1, "hop": 10, "test_fraction": 0.5}
     sources["clip_windows"] = {"ingest": "clips", **shipped["clips"]}
-    inputs = {name: footage / name for name in ("syncamvideo", "realestate10k", "clips")}
+    inputs = {name: footage / name for name in ("syncamvideo", "realestate10k", "dl3dv", "kubric4d", "davis", "clips")}
     inputs |= {name: footage / "rig" / calibration for calibration, name in RIGS.items()}
     inputs |= {"posed_windows": footage / "realestate10k" / "video", "clip_windows": footage / "clips"}
     recipe = write_recipe(folder / "recipe.yaml", sources)
@@ -105,8 +108,9 @@ def test_the_webdataset_reader_finds_every_kept_sample_and_no_other(made):
         row = kept[name]
         suffix = {"view_group": "jpg"}.get(row["kind"], "mp4")
         views = [f"view{number:02d}.{suffix}" for number in range(len(row["view_ids"]))]
-        posed = row["source"] not in ("clips", "clip_windows")
+        posed = row["source"] not in ("clips", "clip_windows", "davis")
         members = {*views, "meta.json"} | ({"cameras.npz"} if posed else set()) | ({"caption.txt"} if row["has_text"] else set())
+        members |= {"masks.npz"} if row["source"] == "davis" else set()
         assert {member for member in sample if not member.startswith("__")} == members
 
 

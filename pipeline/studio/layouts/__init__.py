@@ -10,6 +10,7 @@ LAYOUTS: dict[str, str] = {
     "syncamvideo-v1": "syncamvideo_v1",
     "syncamvideo-v2": "syncamvideo_v2",
     "realestate10k": "realestate10k",
+    "dl3dv": "dl3dv",
     "rig": "rig",
     "clips": "clips",
 }

@@ -1,0 +1,221 @@
+"""DL3DV-10K: pictures of a walk through a place, extracted from one video, with a pose for each that could be registered.
+
+Layout (spec syncammaster.md 2.5), in folders at any of three levels below the input:
+
+    [1K/]<hash>/transforms.json                 nerfstudio's form, for the full-size pictures (stages/ingest/nerfstudio.py)
+                images_4/frame_00001.png, ...   960x540; or images_2/, images/ (full size), images_8/
+    <hash>/nerfstudio/...                       the same, as the benchmark has it
+
+Guards. No transforms.json, NaN, no rotation, a position beyond 1e3, pictures of another size than the folder's name says:
+E_CAMERA. A pose whose picture is missing: E_FRAMECOUNT. No pictures: NO_FOOTAGE. Pictures without a pose are common (they
+could not be registered) and are no fault; a note counts them. A scene on the list `exclude` is EXCLUDED.
+
+Archives (<hash>.zip) are not opened here: a scene that is there only as one is NO_FOOTAGE, and says so.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.camera import CameraTrack
+from schemas.candidate import Candidate, MediaFile, MediaRef, View
+from schemas.frames import FrameIndex, Scene, SceneView
+from schemas.typed import bounded
+from schemas.verdict import CandidateError, Reason
+from stages.ingest.base import Ingest
+from stages.ingest.files import files, folders, media_file, natural_key, read_json, relative_name, require_folder, unique
+from stages.ingest.nerfstudio import PosedPictures, parse_transforms
+from stages.media import Media
+
+CAMERAS = "transforms.json"
+VIEW = "cam"
+PICTURES = (".png", ".jpg", ".jpeg")
+# Folder -> how many times smaller its pictures are than transforms.json says. The first one that holds pictures is taken:
+# ours, 540 lines as most users have and trainers need, then larger ones, then 270 lines.
+SHRINK = {"images_4": 4, "images_2": 2, "images": 1, "images_8": 8}
+MAX_DEPTH = 3  # DL3DV-ALL-960P/1K/<hash>
+MAX_NUMBER = 10**8  # of a frame; keeps nanoseconds within 64 bits at any rate
+# A scene's 300 to 600 frames make 0.3 to 0.6 MB; a JSON takes up to 30 times its size in memory.
+MAX_CAMERA_BYTES = 16 * 2**20
+MAX_LIST_BYTES = 16 * 2**20
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+_WORD_HASH = re.compile(r"(?<![0-9a-z])[0-9a-f]{64}(?![0-9a-z])")
+_LAST_NUMBER = re.compile(r"[0-9]+\Z")
+
+
+@dataclass(frozen=True)
+class DL3DVOptions:
+    """images: the folder to take, "auto" for the first of SHRINK. fps: ours; times are not published, so frame k is at k/fps.
+    exclude: a file (relative to the input, or absolute) that names scenes to leave out: every word of 64 hex digits in it.
+    """
+
+    images: Literal["auto", "images", "images_2", "images_4", "images_8"] = "auto"
+    fps: float = bounded(5.0, low=0.1, high=1000.0)
+    exclude: str | None = None
+
+
+class DL3DV(Ingest):
+    format: ClassVar[str] = "dl3dv"
+    provides: ClassVar[frozenset[str]] = frozenset({"video", "cameras"})
+    Options: ClassVar[type] = DL3DVOptions
+
+    def discover(self, root: Path) -> Iterator[Candidate]:
+        require_folder(root)
+        excluded = frozenset[str]() if self.options.exclude is None else read_hashes(root / self.options.exclude)
+        found = False
+        for candidate in unique(self._candidate(root, scene, excluded) for scene in _scenes(root, MAX_DEPTH)):
+            found = True
+            yield candidate
+        if not found:
+            raise ValueError(
+                f"{root} holds no DL3DV scene: looked for folders with {CAMERAS} or pictures in {', '.join(sorted(SHRINK))}, "
+                f"and for names of 64 hex digits, down to {MAX_DEPTH} levels below"
+            )
+
+    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+        (view,) = candidate.views
+        folder = str(candidate.attrs["images"])
+        posed = parse_transforms(_json(root, candidate.sidecars[CAMERAS]))
+        index = media.index(view.media)
+        frames, entries = matched(posed, view.media.files)
+        track, note = in_folder(posed.track.at(entries), index, folder)
+        notes = {"images": note}
+        if track.distortion:
+            coefficients = " ".join(f"{x:.6g}" for x in track.distortion)
+            notes["distortion"] = f"{coefficients}; the pictures are as published, not undistorted"
+        without = len(index) - len(frames)
+        if without:
+            notes["without_pose"] = f"{without} of {len(index)} pictures were not registered"
+        return Scene(candidate, (SceneView(view.view_id, view.media, index, track, frames),), notes)
+
+    def _candidate(self, root: Path, scene: Path, excluded: frozenset[str]) -> Candidate:
+        name = relative_name(root, scene) if scene != root else root.name if _HASH.fullmatch(root.name) else "scene"
+        archive = not scene.is_dir()
+        made = Candidate("dl3dv", name.removesuffix(".zip") if archive else name, "posed_video", ())
+        try:
+            if not excluded.isdisjoint(made.candidate_id.lower().split("/")):
+                raise CandidateError(Reason.EXCLUDED, f"{self.options.exclude} names this scene")
+            if archive:
+                raise CandidateError(Reason.NO_FOOTAGE, f"{name} is an archive; unpack it, folders are read")
+            place = _place(scene)
+            folder, pictures = self._pictures(place)
+            made = replace(made, attrs={"images": folder})
+            made = replace(made, views=(View(VIEW, _sequence(root, pictures, self.options.fps)),))
+            if not (place / CAMERAS).is_file():
+                raise CandidateError(Reason.E_CAMERA, f"the scene has {len(pictures)} pictures, but no {CAMERAS}: no camera is known")
+            return replace(made, sidecars={CAMERAS: media_file(root, place / CAMERAS)})
+        except CandidateError as problem:
+            return replace(made, error=(problem.reason, problem.message))
+
+    def _pictures(self, place: Path) -> tuple[str, list[Path]]:
+        """The folder to take and what lies in it. Raises CandidateError(NO_FOOTAGE)."""
+        wanted = list(SHRINK) if self.options.images == "auto" else [self.options.images]
+        for folder in wanted:
+            if pictures := files(place / folder, PICTURES):
+                return folder, pictures
+        raise CandidateError(Reason.NO_FOOTAGE, f"no picture ({' '.join(PICTURES)}) in {', '.join(wanted)}")
+
+
+def read_hashes(path: Path) -> frozenset[str]:
+    """The scene hashes that stand anywhere in a text, CSV or JSON file. Raises ValueError: to train on a benchmark because its
+    list could not be read would be found out too late.
+    """
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(MAX_LIST_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"exclude: {path} cannot be read: {error.strerror}; a relative path starts at the input folder") from None
+    if len(data) > MAX_LIST_BYTES:
+        raise ValueError(f"exclude: {path} has more than {MAX_LIST_BYTES} bytes; it should be a list of scene hashes")
+    found = frozenset(_WORD_HASH.findall(data.decode("utf-8", "replace").lower()))
+    if not found:
+        raise ValueError(f"exclude: {path} names no scene; a scene's name is 64 hex digits")
+    return found
+
+
+def matched(posed: PosedPictures, pictures: tuple[MediaFile, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pictures [N] that have a pose, in time order, and the pose [N] of each. By name up to the extension, so that PNG
+    may have been made JPEG. Raises CandidateError(E_FRAMECOUNT) where a pose has no picture.
+    """
+    position = {_stem(file.path): i for i, file in enumerate(pictures)}
+    missing = [name for name in posed.names if _stem(name) not in position]
+    if missing:
+        message = f"{len(missing)} of {len(posed.names)} cameras have no picture: {missing[0]!r} is not among {len(pictures)}"
+        raise CandidateError(Reason.E_FRAMECOUNT, message)
+    frames = np.array([position[_stem(name)] for name in posed.names], np.int64)
+    if len(np.unique(frames)) != len(frames):
+        raise CandidateError(Reason.E_FRAMECOUNT, f"{CAMERAS} has two cameras for one picture: names that differ in the extension only")
+    entries = np.argsort(frames, kind="stable").astype(np.int64)
+    return frames[entries], entries
+
+
+def in_folder(track: CameraTrack, index: FrameIndex, folder: str) -> tuple[CameraTrack, str]:
+    """The track for the pictures of `images_N`, and a note. Those are the full-size ones resized whole to w/N x h/N, rounded
+    up or down; K is scaled by what became of each side, so rounding moves no ray. Raises CandidateError(E_CAMERA) for another size.
+    """
+    shrink, size = SHRINK[folder], (index.width, index.height)
+    sizes = f"{CAMERAS} speaks of {track.width}x{track.height}, {folder} holds {index.width}x{index.height}"
+    if any(abs(real * shrink - full) >= shrink for real, full in zip(size, (track.width, track.height), strict=True)):
+        expected = f"{track.width / shrink:g}x{track.height / shrink:g}"
+        raise CandidateError(Reason.E_CAMERA, f"{sizes}; expected {expected}, rounded up or down")
+    rounded = ", rounded" if (index.width * shrink, index.height * shrink) != (track.width, track.height) else ""
+    scales = f"{index.width / track.width:.6g} x {index.height / track.height:.6g}"
+    return track.scaled(*size), f"{sizes}: 1/{shrink}{rounded}, K times {scales}"
+
+
+def _scenes(folder: Path, depth: int) -> Iterator[Path]:
+    """Scenes in natural order: folders, and archives that are not unpacked beside them."""
+    if _is_scene(folder):
+        yield folder
+        return
+    below = [path for path in folders(folder) if path.name != "__MACOSX"] if depth else []
+    unpacked = {path.name for path in below}
+    archives = [path for path in files(folder, (".zip",)) if _HASH.fullmatch(path.stem) and path.stem not in unpacked]
+    for path in sorted([*below, *archives], key=lambda path: natural_key(path.name)):
+        if path.is_dir():
+            yield from _scenes(path, depth - 1)
+        else:
+            yield path
+
+
+def _is_scene(folder: Path) -> bool:
+    return _HASH.fullmatch(folder.name) is not None or _holds_scene(folder)
+
+
+def _holds_scene(folder: Path) -> bool:
+    return (folder / CAMERAS).exists() or any((folder / name).is_dir() for name in SHRINK)
+
+
+def _place(scene: Path) -> Path:
+    """Where the scene's files are: in its folder, in nerfstudio/ (the benchmark), or one deeper (unpacked into its own name)."""
+    return next((place for place in (scene, scene / "nerfstudio", scene / scene.name) if _holds_scene(place)), scene)
+
+
+def _sequence(root: Path, pictures: list[Path], fps: float) -> MediaRef:
+    numbered: dict[int, Path] = {}
+    for path in pictures:
+        number = _LAST_NUMBER.search(path.stem)
+        if number is None or int(number[0]) > MAX_NUMBER:
+            message = f"{relative_name(root, path)} does not end in its frame's number (0 to {MAX_NUMBER}), like frame_00001.png"
+            raise CandidateError(Reason.E_PTS, message)
+        if (other := numbered.setdefault(int(number[0]), path)) != path:
+            raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} has the same frame number as {other.name}")
+    numbers = sorted(numbered)
+    times = tuple(round(number * 1e9 / fps) for number in numbers)
+    return MediaRef("images", tuple(media_file(root, numbered[number]) for number in numbers), pts_ns=times)
+
+
+def _json(root: Path, file: MediaFile) -> object:
+    if file.size > MAX_CAMERA_BYTES:
+        raise CandidateError(Reason.E_CAMERA, f"{file.path} has {file.size} bytes; at most {MAX_CAMERA_BYTES} are read")
+    return read_json(root, file)
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem
