@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from stages.perception.checkpoints import GROUPS
 from stages.perception.linking import LinkedPeople, link
 from stages.perception.loaded import loaded
 from stages.perception.results import People, PoseDetector
-from stages.perception.weights import find
+from stages.perception.weights import Weights, find
 from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement
 
 # Names in the registry of checkpoints, in the order of the models' arguments.
@@ -64,7 +63,7 @@ class DetectPoses(Watcher):
     """n_people: who is in the first and in the last frame; pose_score: the mean over the body points found. Of the first view.
 
     The member `poses`: keypoints [F,P,134,2] float32 in pixels of the source, scores [F,P,134] float16 (0: not found, or not there),
-    ids [P] int64, frame [F] int64: which of the packed frames.
+    ids [P] int64, frame [F] int64: which of the packed frames; size [2] int32: width and height of the source.
     """
 
     name = "poses"
@@ -82,26 +81,26 @@ class DetectPoses(Watcher):
         return frozenset({"whole_picture"} if self.config.model == "holistic" else {"levels"})
 
     def prepare(self) -> None:
-        chosen, paths = self.config, self._paths
+        chosen = self.config
         settings: tuple[Hashable, ...] = (chosen.levels, chosen.threads)
         if chosen.model == "dwpose":
             settings = (chosen.device, chosen.batch, chosen.whole_picture)
-        self.detector = loaded(f"poses {chosen.model}", (*map(str, paths), *settings), self._load)
+        self.detector = loaded(f"poses {chosen.model}", (*self._found, *settings), self._load)
 
     def _load(self) -> PoseDetector:
         chosen = self.config
         if chosen.model == "dwpose":
             from stages.perception.dwpose import DWPose
 
-            det, pose = self._paths
+            det, pose = (each.path for each in self._found)
             return DWPose(det, pose, device=chosen.device, batch=chosen.batch, whole_picture=chosen.whole_picture)
         from stages.perception.holistic import HolisticPose
 
-        return HolisticPose(*self._paths, levels=chosen.levels, threads=chosen.threads)
+        return HolisticPose(*(each.path for each in self._found), levels=chosen.levels, threads=chosen.threads)
 
     @cached_property
-    def _paths(self) -> tuple[Path, ...]:
-        return tuple(find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights())
+    def _found(self) -> tuple[Weights, ...]:
+        return tuple(find(name, path, accept_noncommercial=self.accept_noncommercial) for name, path in self.weights())
 
     def wants(self, item: Item) -> list[Look]:
         view, frames = item.selection()[0]
@@ -124,7 +123,8 @@ class DetectPoses(Watcher):
         linked = link(found(), MOST_PEOPLE)
         first_place = {int(frame): place for place, frame in reversed(list(enumerate(packed.tolist())))}
         positions = np.array([first_place[number] for number in numbers], np.int64)
-        return Findings(summary(linked), members={"poses": packable(linked, positions)})
+        size = np.array([index.width, index.height], np.int32)
+        return Findings(summary(linked), members={"poses": {**packable(linked, positions), "size": size}})
 
 
 def looked_at(count: int, stride: int) -> NDArray[np.int64]:

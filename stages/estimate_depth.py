@@ -79,12 +79,12 @@ class EstimateDepth(Watcher):
     @cached_property
     def _model(self) -> DepthModel:
         config, batch = self.config, max(1, self.config.batch)
-        folder = find(config.model, config.weights, accept_noncommercial=self.accept_noncommercial).path
-        settings = (str(folder), config.device, config.precision, batch)
+        found = find(config.model, config.weights, accept_noncommercial=self.accept_noncommercial)
+        settings = (found, config.device, config.precision, batch)
         return loaded(
             f"depth {config.model}",
             settings,
-            lambda: DepthModel(folder, device=config.device, precision=config.precision, batch=batch),
+            lambda: DepthModel(found.path, device=config.device, precision=config.precision, batch=batch),
         )
 
     def wants(self, item: Item) -> list[Look]:

@@ -86,9 +86,9 @@ class MotionFilter(Watcher):
     counts.
 
     The member `motion` of the first view (those of others are `motion01`, ...) holds labels [h,w] uint8 (0: background) at 96 pixels
-    height at most; tracks [T,N,2] float16 in source pixels and visible [T,N] of at most 16 frames (their positions in the view: frames
-    [T]) and 200 points; point_mask [N]; per mask: mask_motion, mask_displacement (shares of the diagonal, NaN: unknown), mask_visible,
-    mask_points; camera_motion [F] for every frame looked at (all_frames [F]).
+    height at most; size [2]: width and height of the source; tracks [T,N,2] float16 in its pixels and visible [T,N] of at most 16 frames
+    (their positions in the view: frames [T]) and 200 points; point_mask [N]; per mask: mask_motion, mask_displacement (shares of the
+    diagonal, NaN: unknown), mask_visible, mask_points; camera_motion [F] for every frame looked at (all_frames [F]).
     """
 
     name = "motion"
@@ -252,6 +252,7 @@ def picture(motion: Motion, frames: NDArray[np.int64], source: tuple[int, int]) 
     )  # a lost point may be anywhere; float16 ends at 65504
     return {
         "labels": np.asarray(labels, np.uint8),
+        "size": np.array(source, np.int32),
         "frames": frames[times].astype(np.int32),
         "tracks": tracks.astype(np.float16),
         "visible": motion.tracks.visible[np.ix_(times, points)],

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.typed import bounded
 from schemas.verdict import Reason
 from stages.perception.loaded import loaded
 from stages.perception.results import Image, LineMatcher, LineMatches
+from stages.perception.weights import Weights, find
 from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement, scaled_down
 
 Model = Literal["lightglue", "tracks", "gluestick"]
@@ -52,7 +53,7 @@ class MatchLines(Watcher):
     """n_lines: segments that the first and the last frame of the first view share.
 
     The member `lines` holds them in source pixels: first, second [N,2,2] float32 (endpoint, xy; ends in the same order in both),
-    scores [N] float32, 0 to 1. An item of a single frame has none.
+    scores [N] float32, 0 to 1; size [2] int32: width and height of the source. An item of a single frame has none.
     """
 
     name = "lines"
@@ -89,7 +90,7 @@ class MatchLines(Watcher):
 
             self.follower = TrackedLines(KltTracker(), max_lines=chosen.max_lines)  # no model: nothing to share
             return
-        settings = (*map(str, self._paths), chosen.max_lines, chosen.max_keypoints, chosen.upstream, chosen.device)
+        settings = (*self._found, chosen.max_lines, chosen.max_keypoints, chosen.upstream, chosen.device)
         self.matcher = loaded(f"lines {chosen.model}", settings, self._load)
 
     def wants(self, item: Item) -> list[Look]:
@@ -109,7 +110,8 @@ class MatchLines(Watcher):
             found, (height, width) = self._matched(frames, int(chosen[0]), int(chosen[-1]))
         scale = np.array([index.width / width, index.height / height], np.float32)
         lines = {"first": found.first * scale, "second": found.second * scale, "scores": found.scores}
-        return Findings({"n_lines": len(found.scores)}, {}, {"lines": {name: each.astype(np.float32) for name, each in lines.items()}})
+        arrays: dict[str, NDArray[Any]] = {name: each.astype(np.float32) for name, each in lines.items()}
+        return Findings({"n_lines": len(found.scores)}, {}, {"lines": {**arrays, "size": np.array([index.width, index.height], np.int32)}})
 
     def _matched(self, frames: Iterator[Shown], first: int, last: int) -> tuple[LineMatches, tuple[int, int]]:
         """Matches of two frames, and the size (height, width) that they were looked at in."""
@@ -131,7 +133,7 @@ class MatchLines(Watcher):
         return (LineMatches(found.second, found.first, found.scores) if turned else found), shape
 
     def _load(self) -> LineMatcher:
-        chosen, (one, two) = self.config, self._paths
+        chosen, (one, two) = self.config, (each.path for each in self._found)
         if chosen.model == "gluestick":
             from stages.perception.gluestick import GlueStick
 
@@ -143,10 +145,8 @@ class MatchLines(Watcher):
         return LightGlueLines(one, two, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device)
 
     @cached_property
-    def _paths(self) -> tuple[Path, ...]:
-        from stages.perception.weights import find
-
-        return tuple(find(name, path, accept_noncommercial=self.accept_noncommercial).path for name, path in self.weights())
+    def _found(self) -> tuple[Weights, ...]:
+        return tuple(find(name, path, accept_noncommercial=self.accept_noncommercial) for name, path in self.weights())
 
     @cached_property
     def _upstream_digest(self) -> str:

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from queue import Queue
-from threading import Thread
+from threading import Condition, Thread
 
 import numpy as np
 
 from stages.media import Media
 from stages.stage import Findings, Item, Look, Shown, Watcher
 
-_AHEAD = 8  # frames that wait for a slow Watcher: a bound on memory
+# Pictures that wait for a Watcher: so many, or more as long as they are few bytes. One that computes at length over its first frame
+# stops the decoder, and with it everyone else, only when these are full.
+_AHEAD = 8
+_AHEAD_BYTES = 32 << 20
 
 
 def watch(watchers: Sequence[Watcher], item: Item, media: Media) -> list[Findings | Exception]:
@@ -38,7 +41,8 @@ class _Seat:
         self.outcome: Findings | Exception = RuntimeError("not run")
         self.looks: list[Look] = []
         self.left = False  # it has returned or raised: it wants no more frames
-        self._queue: Queue[Shown | Exception | None] = Queue(_AHEAD)
+        self._queue: Queue[Shown | Exception | None] = Queue()
+        self._room = _Room()
         self.thread = Thread(target=self._run, args=(watcher, item), name=f"look-{watcher.name}", daemon=True)
         try:
             self.looks = watcher.wants(item)
@@ -49,7 +53,16 @@ class _Seat:
             self._refused = None
 
     def give(self, shown: Shown | Exception | None) -> None:
+        """Waits for room; an exception, or None for the end, always has it."""
+        if isinstance(shown, Shown):
+            self._room.take(shown.pixels.nbytes)
         self._queue.put(shown)
+
+    def _next(self) -> Shown | Exception | None:
+        shown = self._queue.get()
+        if isinstance(shown, Shown):
+            self._room.free(shown.pixels.nbytes)
+        return shown
 
     def _run(self, watcher: Watcher, item: Item) -> None:
         try:
@@ -61,16 +74,34 @@ class _Seat:
         except BaseException as error:  # what Rust code panics with, or SystemExit: the others and the feeder go on all the same
             self.outcome = RuntimeError(f"{type(error).__name__}: {error}")
         self.left = True
-        while self._queue.get() is not None:  # what was on its way: the feeder must never wait for one that has left
+        while self._next() is not None:  # what was on its way: the feeder must never wait for one that has left
             pass
 
     def _frames(self) -> Iterator[Shown]:
-        while (shown := self._queue.get()) is not None:
+        while (shown := self._next()) is not None:
             if isinstance(shown, Exception):
                 self._queue.put(None)
                 raise shown
             yield shown
         self._queue.put(None)  # for whoever asks again
+
+
+class _Room:
+    """How many pictures may wait, counted in both ways."""
+
+    def __init__(self) -> None:
+        self._count = self._bytes = 0
+        self._changed = Condition()
+
+    def take(self, size: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._count < _AHEAD or self._bytes + size <= _AHEAD_BYTES)
+            self._count, self._bytes = self._count + 1, self._bytes + size
+
+    def free(self, size: int) -> None:
+        with self._changed:
+            self._count, self._bytes = self._count - 1, self._bytes - size
+            self._changed.notify()
 
 
 def _end(seats: Sequence[_Seat], failure: Exception | None) -> None:

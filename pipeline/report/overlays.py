@@ -49,8 +49,9 @@ def frames_of(member: str, arrays: Arrays, count: int) -> list[int]:
     return list(dict.fromkeys([0, count - 1]))
 
 
-def draw(member: str, arrays: Arrays, pictures: Sequence[Image], frames: Sequence[int], source_width: int) -> list[Image]:
-    """pictures [h,w,3] RGB of the frames, all of one size; source_width: of the frames that positions speak of."""
+def draw(member: str, arrays: Arrays, pictures: Sequence[Image], frames: Sequence[int]) -> list[Image]:
+    """pictures [h,w,3] RGB of the frames, all of one size, whatever the size of the source that positions speak of."""
+    source_width = int(arrays["size"][0])
     scaled = [Scaled(np.ascontiguousarray(picture).copy(), picture.shape[1] / source_width) for picture in pictures]
     if member == "motion":
         _masks(scaled[0], arrays)

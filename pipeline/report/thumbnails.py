@@ -67,15 +67,12 @@ def _pictures(footage: Footage, row: Mapping[str, Any]) -> list[NDArray[np.uint8
 
 
 def _overlaid(footage: Footage, row: Mapping[str, Any], member: str, arrays: Arrays) -> list[NDArray[np.uint8]]:
-    """Frames of the first view with what a stage found in them; none where the arrays are not as that stage makes them.
-
-    row["width"]: of the frames it looked at.
-    """
+    """Frames of the first view with what a stage found in them; none where the arrays are not as that stage makes them."""
     view = next(iter(footage.views(row, 1)))
     index, chosen = _chosen(view)
     try:
         frames = overlays.frames_of(member, arrays, len(chosen)) or [0]
-        return overlays.draw(member, arrays, _read(view, index, [chosen[frame] for frame in frames]), frames, row["width"])
+        return overlays.draw(member, arrays, _read(view, index, [chosen[frame] for frame in frames]), frames)
     except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, cv2.error):
         return []
 

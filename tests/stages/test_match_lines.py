@@ -67,7 +67,7 @@ def test_segments_stand_in_source_pixels(clip: Scene, media: Media, model: str, 
     lines = found.members["lines"]
     assert found.scores == {"n_lines": len(lines["scores"])} and found.scores["n_lines"] >= 20
     assert lines["first"].shape == lines["second"].shape == (len(lines["scores"]), 2, 2)
-    assert {each.dtype for each in lines.values()} == {np.dtype(np.float32)}
+    assert {lines[name].dtype for name in ("first", "second", "scores")} == {np.dtype(np.float32)}
     assert np.allclose(shift(found), 4 * STEP, atol=0.5)
     # The ends come in the same order: no segment is turned.
     step = [lines[each][:, 1] - lines[each][:, 0] for each in ("first", "second")]

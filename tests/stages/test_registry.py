@@ -10,8 +10,23 @@ from schemas.typed import build
 from stages.registry import stages
 from stages.stage import Sampler, Scorer, Stage
 
-NAMES = {"header", "sync", "view_angles", "view_groups", "shots", "windows", "endpoints", "quality", "motion", "lines", "poses", "depth"}
-INPUTS = {"video", "cameras", "synchronized", "view_group", "window"}
+NAMES = {
+    "header",
+    "sync",
+    "view_angles",
+    "view_groups",
+    "shots",
+    "windows",
+    "endpoints",
+    "quality",
+    "masks",
+    "motion",
+    "lines",
+    "poses",
+    "depth",
+    "known_depth",
+}
+INPUTS = {"video", "cameras", "synchronized", "masks", "view_group", "window"}
 
 
 def test_every_stage_is_there_by_its_own_name() -> None:

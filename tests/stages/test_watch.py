@@ -1,7 +1,9 @@
 """Watchers: frames as asked for, one decode for all of them, and one that fails costs the others nothing."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any, ClassVar
 
 import numpy as np
@@ -180,3 +182,58 @@ class Painter(Mean):
 def test_a_frame_that_others_see_cannot_be_written_to(clip: Scene, media: Media) -> None:
     painted, found = watch([Painter(), Mean()], item(clip), media)
     assert isinstance(painted, ValueError) and isinstance(found, Findings)
+
+
+class Ponderer(Mean):
+    """Thinks about its first frame until another has seen the 30th."""
+
+    def __init__(self, seen: Event) -> None:
+        super().__init__()
+        self.other = seen
+
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        next(frames)
+        return Findings({"n_frames": float(self.other.wait(20))})
+
+
+class Reader(Mean):
+    def __init__(self, seen: Event) -> None:
+        super().__init__()
+        self.there = seen
+
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        for shown in frames:
+            if shown.frame == 30:
+                self.there.set()
+        return Findings()
+
+
+def test_one_that_computes_at_length_over_a_small_first_frame_stops_nobody(clip: Scene, media: Media) -> None:
+    there = Event()
+    found, _ = watch([Ponderer(there), Reader(there)], item(clip), media)
+    assert isinstance(found, Findings) and found.scores == {"n_frames": 1.0}
+
+
+def test_pictures_that_wait_are_bounded(clip: Scene, media: Media, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.watch._AHEAD_BYTES", 0)
+    given: list[int] = []
+
+    def counted(*arguments: Any, **more: Any) -> Iterator[Any]:
+        for number, pictures in enumerate(Media.stream(media, *arguments, **more)):
+            given.append(number)
+            yield pictures
+
+    class Waiting(Mean):
+        def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+            next(frames)
+            time.sleep(0.5)  # ample for the feeder to run ahead
+            waiting = len(given)
+            for _ in frames:
+                pass
+            return Findings({"n_frames": waiting})
+
+    class Counted:
+        stream = staticmethod(counted)
+
+    [found] = watch([Waiting()], item(clip), Counted())  # type: ignore[list-item]
+    assert isinstance(found, Findings) and 8 <= (found.scores["n_frames"] or 0) <= 10 and len(given) == FRAMES
