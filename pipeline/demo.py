@@ -16,6 +16,8 @@ _FOOTAGE = {
     "syncamvideo-v2": "syncamvideo/v2",
     "realestate10k": "realestate10k",
     "dl3dv": "dl3dv",
+    "kubric4d": "kubric4d",
+    "davis": "davis",
     "rig": "rig",
     "clips": "clips",
 }

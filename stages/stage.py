@@ -113,7 +113,7 @@ class Stage(ABC):
     name: ClassVar[str]  # in recipes
     version: ClassVar[int]  # raise it when results change: it is part of the step key
     tier: ClassVar[Tier]
-    needs: ClassVar[frozenset[str]]  # of: "video", "cameras", "synchronized", "view_group", "window"
+    needs: ClassVar[frozenset[str]]  # of: "video", "cameras", "synchronized", "masks", "view_group", "window"
     provides: ClassVar[frozenset[str]] = frozenset()
     Config: ClassVar[type]
 

@@ -13,6 +13,8 @@ layouts:
   syncamvideo-v2   scenes of up to 10 static cameras, camera_extrinsics.json, metadata.csv with captions
   realestate10k    walks through rooms: trajectory txt + YouTube-like videos, extracted frames, or .torch chunks
   dl3dv            walks through rooms: pictures (images_4, images_8, images) and nerfstudio's transforms.json
+  kubric4d         up to 16 static cameras around a plaza: rgba, depth (distance) and segmentation pictures, one JSON a view
+  davis            moving figures: numbered pictures, indexed masks, lists of train and val
   rig              synchronized cameras with cameras.json, a COLMAP text model, or a Qualisys file
   clips            single videos with captions, some of them deliberately bad
 

@@ -11,9 +11,11 @@ __all__ = ["Ingest", "ingests"]
 def ingests() -> dict[str, type[Ingest]]:
     """Every built layout by name."""
     from stages.ingest.clips import Clips
+    from stages.ingest.davis import Davis
     from stages.ingest.dl3dv import DL3DV
+    from stages.ingest.kubric4d import Kubric4D
     from stages.ingest.realestate10k import RealEstate10K
     from stages.ingest.rig import Rig
     from stages.ingest.syncamvideo import SynCamVideo
 
-    return {each.format: each for each in (SynCamVideo, RealEstate10K, DL3DV, Rig, Clips)}
+    return {each.format: each for each in (SynCamVideo, RealEstate10K, DL3DV, Kubric4D, Davis, Rig, Clips)}

@@ -24,7 +24,7 @@ class Ingest(ABC):
 
     format: ClassVar[str]  # in recipes
     version: ClassVar[int] = 1  # raise it when what `load` gives changes: it is part of every step key
-    provides: ClassVar[frozenset[str]]  # of: "video", "cameras", "synchronized"
+    provides: ClassVar[frozenset[str]]  # of: "video", "cameras", "synchronized", "masks"
     Options: ClassVar[type]  # frozen dataclass, built strictly from the recipe's `options`
 
     def __init__(self, options: Any) -> None:

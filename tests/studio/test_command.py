@@ -19,7 +19,7 @@ def test_the_command_writes_a_dataset_and_says_where(tmp_path, capsys):
 
 
 def test_wrong_arguments_exit_with_2_and_name_what_is_allowed(tmp_path, capsys):
-    assert main(["kubric4d", "--output", str(tmp_path / "x")]) == 2
+    assert main(["kubric", "--output", str(tmp_path / "x")]) == 2
     text = capsys.readouterr().err
     assert all(name in text for name in LAYOUTS)
     with pytest.raises(SystemExit) as caught:

@@ -11,6 +11,8 @@ LAYOUTS: dict[str, str] = {
     "syncamvideo-v2": "syncamvideo_v2",
     "realestate10k": "realestate10k",
     "dl3dv": "dl3dv",
+    "kubric4d": "kubric4d",
+    "davis": "davis",
     "rig": "rig",
     "clips": "clips",
 }
