@@ -4,7 +4,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -152,7 +152,8 @@ class Examiner:
                 raise RecipeError(f"{stage.name!r} packs {twice[0]}.npz, which a stage before it packs too; a source takes one of them")
             return {"scores": dict(found.scores), "fields": dict(found.fields), "members": members_to_plain(found.members)}
 
-        with self._guard(row, stage.name), self._timed(stage.name):
+        # Watchers run at once, over frames that none of them decoded: `watch` knows what each took.
+        with self._guard(row, stage.name), nullcontext() if isinstance(stage, Watcher) else self._timed(stage.name):
             found = self.store.get(key, compute)
             row.add(found["scores"], found["fields"])
             row.arrays.update(found["members"])
@@ -261,7 +262,7 @@ class _Seen:
         examiner, row = self._examiner, self._row
         if self._found is None:
             missing = [each for each in self._watchers if each is stage or not examiner.store.knows(examiner._key(each, row))]
-            self._found = dict(zip(missing, watch(missing, _item(row, self._lazy), examiner.media), strict=True))
+            self._found = dict(zip(missing, watch(missing, _item(row, self._lazy), examiner.media, examiner.seconds), strict=True))
         found = self._found[stage]
         if isinstance(found, Exception):
             if len(self._found) == 1:

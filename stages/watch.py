@@ -1,27 +1,38 @@
 """Several Watchers over one decode: each in a thread of its own, all fed from a single pass over the item's frames."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from queue import Queue
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
+from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 
 from stages.media import Media
 from stages.stage import Findings, Item, Look, Shown, Watcher
 
+T = TypeVar("T")
+
+DECODE = "decode"
 # Pictures that wait for a Watcher: so many, or more as long as they are few bytes. One that computes at length over its first frame
 # stops the decoder, and with it everyone else, only when these are full.
 _AHEAD = 8
 _AHEAD_BYTES = 32 << 20
 
 
-def watch(watchers: Sequence[Watcher], item: Item, media: Media) -> list[Findings | Exception]:
-    """What each Watcher found, or the exception that it raised; the others go on. An exception of the decoder is everyone's."""
-    seats = [_Seat(watcher, item) for watcher in watchers]
+def watch(
+    watchers: Sequence[Watcher], item: Item, media: Media, seconds: MutableMapping[str, float] | None = None
+) -> list[Findings | Exception]:
+    """What each Watcher found, or the exception that it raised; the others go on. An exception of the decoder is everyone's.
+
+    seconds: gets what each Watcher computed for added under its name, and under DECODE what all of them waited for frames.
+    """
+    clock: MutableMapping[str, float] = {} if seconds is None else seconds
+    seats = [_Seat(watcher, item, clock) for watcher in watchers]
     try:
         for seat in seats:
             seat.thread.start()
-        for shown, takers in _pass(seats, item, media):
+        for shown, takers in _timed(_pass(seats, item, media), DECODE, clock):
             for seat in takers:
                 seat.give(shown[seat])
         failure: Exception | None = None
@@ -37,13 +48,15 @@ def watch(watchers: Sequence[Watcher], item: Item, media: Media) -> list[Finding
 class _Seat:
     """One Watcher: the frames it wants, the queue they come through, and what became of it."""
 
-    def __init__(self, watcher: Watcher, item: Item) -> None:
+    def __init__(self, watcher: Watcher, item: Item, clock: MutableMapping[str, float]) -> None:
+        self._clock, self._waited = clock, 0.0
         self.outcome: Findings | Exception = RuntimeError("not run")
         self.looks: list[Look] = []
         self.left = False  # it has returned or raised: it wants no more frames
         self._queue: Queue[Shown | Exception | None] = Queue()
         self._room = _Room()
         self.thread = Thread(target=self._run, args=(watcher, item), name=f"look-{watcher.name}", daemon=True)
+        started = perf_counter()
         try:
             self.looks = watcher.wants(item)
             watcher.prepare()
@@ -51,6 +64,7 @@ class _Seat:
             self._refused: Exception | None = error
         else:
             self._refused = None
+        _add(clock, watcher.name, perf_counter() - started)
 
     def give(self, shown: Shown | Exception | None) -> None:
         """Waits for room; an exception, or None for the end, always has it."""
@@ -65,6 +79,7 @@ class _Seat:
         return shown
 
     def _run(self, watcher: Watcher, item: Item) -> None:
+        started = perf_counter()
         try:
             if self._refused is not None:
                 raise self._refused
@@ -74,16 +89,23 @@ class _Seat:
         except BaseException as error:  # what Rust code panics with, or SystemExit: the others and the feeder go on all the same
             self.outcome = RuntimeError(f"{type(error).__name__}: {error}")
         self.left = True
+        _add(self._clock, watcher.name, perf_counter() - started - self._waited)
         while self._next() is not None:  # what was on its way: the feeder must never wait for one that has left
             pass
 
     def _frames(self) -> Iterator[Shown]:
-        while (shown := self._next()) is not None:
+        while (shown := self._awaited()) is not None:
             if isinstance(shown, Exception):
                 self._queue.put(None)
                 raise shown
             yield shown
         self._queue.put(None)  # for whoever asks again
+
+    def _awaited(self) -> Shown | Exception | None:
+        started = perf_counter()
+        shown = self._next()
+        self._waited += perf_counter() - started
+        return shown
 
 
 class _Room:
@@ -102,6 +124,25 @@ class _Room:
         with self._changed:
             self._count, self._bytes = self._count - 1, self._bytes - size
             self._changed.notify()
+
+
+_adding = Lock()
+
+
+def _add(clock: MutableMapping[str, float], name: str, seconds: float) -> None:
+    with _adding:  # several threads add to one mapping
+        clock[name] = clock.get(name, 0.0) + seconds
+
+
+def _timed(values: Iterator[T], name: str, clock: MutableMapping[str, float]) -> Iterator[T]:
+    """values, and the time that their making takes."""
+    while True:
+        started = perf_counter()
+        value = next(values, None)
+        _add(clock, name, perf_counter() - started)
+        if value is None:
+            return
+        yield value
 
 
 def _end(seats: Sequence[_Seat], failure: Exception | None) -> None:

@@ -237,3 +237,23 @@ def test_pictures_that_wait_are_bounded(clip: Scene, media: Media, monkeypatch: 
 
     [found] = watch([Waiting()], item(clip), Counted())  # type: ignore[list-item]
     assert isinstance(found, Findings) and 8 <= (found.scores["n_frames"] or 0) <= 10 and len(given) == FRAMES
+
+
+class Slow(Mean):
+    def prepare(self) -> None:
+        time.sleep(0.2)
+
+    def look(self, item: Item, frames: Iterator[Shown]) -> Findings:
+        for _ in frames:
+            time.sleep(0.01)
+        return Findings()
+
+
+def test_what_each_took_is_its_own_and_waiting_is_nobodys(clip: Scene, media: Media) -> None:
+    class Quick(Mean):
+        name = "quick"
+
+    seconds: dict[str, float] = {}
+    watch([Slow(), Quick()], item(clip), media, seconds)
+    assert set(seconds) == {"mean", "quick", "decode"} and all(each >= 0 for each in seconds.values())
+    assert seconds["mean"] >= 0.2 + 0.01 * FRAMES and seconds["quick"] < seconds["mean"]
