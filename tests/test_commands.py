@@ -23,6 +23,7 @@ audit show      DIR SAMPLE_ID
 audit sql       DIR QUERY       --csv
 studio          LAYOUT  --output=DIR! --scenes=N --cameras=V --frames=F --size=WxH --seed=N --truth=DIR
                         --footage=video|frames|torch --calibration=json|colmap|qualisys --trajectories=DIR
+cameras         FILE    --output=FILE
 demo                            --output=DIR --seed=N
 doctor                          --json
 encode_latents          --data=DIR! --selection=NAME --split=NAME --base=NAME|PATH! --output=DIR2! --size=HxW! --frames=N
@@ -115,7 +116,7 @@ def test_the_command_line_is_the_promised_one(command, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "command",
     [
-        *("curate", "audit", "studio", "demo", "doctor", "weights", "encode_latents"),
+        *("curate", "audit", "cameras", "studio", "demo", "doctor", "weights", "encode_latents"),
         *("train", "train syncammaster", "infer syncammaster", "evaluate"),
     ],
 )
@@ -174,6 +175,9 @@ def ends(command: str, *arguments: str) -> int:
         "studio clips --output out --size big",
         "studio clips --output out --scenes 0",
         "studio clips --output out --footage torch",
+        "cameras",
+        "cameras {here}",
+        "cameras {here}/none.json --output out.html",
         "demo --seed many",
         "doctor --frobnicate",
         "encode_latents",

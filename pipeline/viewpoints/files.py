@@ -37,7 +37,7 @@ def read_cameras(path: Path, names: Sequence[str] | None = None, *, frames: int,
     (width, height) and cut at the centre. COLMAP's and "arbitrary" units are not metric. Raises ViewpointsError.
     """
     try:
-        tracks = _tracks(path)
+        tracks = read_tracks(path)
     except CandidateError as error:
         raise ViewpointsError(f"{path}: {error.message}") from None
     if names is None:
@@ -72,7 +72,8 @@ def _compact(matrices: Array, single: bool) -> Any:
     return matrices[0].tolist() if single else matrices.tolist()
 
 
-def _tracks(path: Path) -> Tracks:
+def read_tracks(path: Path) -> Tracks:
+    """Every camera of a file, with as many poses as it has there. Raises ViewpointsError, CandidateError."""
     path = path.resolve()
     if path.is_dir():
         return _colmap(path)
@@ -100,7 +101,8 @@ def _unreal(camera: str, c2w: Array, version: Any, path: Path) -> CameraTrack:
     millimetres, _ = focal_length(path.as_posix(), camera, version, SynCamVideoOptions())
     focal = width * millimetres / SENSOR_MM
     try:
-        return CameraTrack(c2w, intrinsics(focal, focal, width / 2, height / 2, len(c2w)), width, height, "metres")
+        K = intrinsics(focal, focal, width / 2, height / 2, len(c2w))
+        return CameraTrack(c2w, K, width, height, "metres", up=(0.0, 0.0, 1.0), azimuth_sign=-1)
     except CandidateError as error:
         raise ViewpointsError(f"{path}: the camera {camera!r}: {error.message}") from None
 

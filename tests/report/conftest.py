@@ -40,3 +40,14 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield started
         started.close()
+
+
+def watched(page: Any) -> Any:
+    """The page with a list `trouble` of everything that no page of ours may do: complain, ask for a file, open a dialog."""
+    page.trouble = []
+    page.on("console", lambda message: page.trouble.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: page.trouble.append(f"error: {error}"))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or page.trouble.append(f"request: {request.url}"))
+    page.on("requestfailed", lambda request: page.trouble.append(f"failed: {request.url[:80]}"))
+    page.on("dialog", lambda dialog: (page.trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    return page
