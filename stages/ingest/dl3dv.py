@@ -23,30 +23,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.camera import CameraTrack
-from schemas.candidate import Candidate, MediaFile, MediaRef, View
+from schemas.candidate import Candidate, MediaFile, View
 from schemas.frames import FrameIndex, Scene, SceneView
 from schemas.typed import bounded
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.base import Ingest
 from stages.ingest.files import files, folders, media_file, natural_key, read_json, relative_name, require_folder, unique
 from stages.ingest.nerfstudio import PosedPictures, parse_transforms
+from stages.ingest.numbered import numbered, sequence
 from stages.media import Media
 
 CAMERAS = "transforms.json"
 VIEW = "cam"
-PICTURES = (".png", ".jpg", ".jpeg")
+PREFIX, PICTURES = "frame_", (".png", ".jpg", ".jpeg")
 # Folder -> how many times smaller its pictures are than transforms.json says. The first one that holds pictures is taken:
 # ours, 540 lines as most users have and trainers need, then larger ones, then 270 lines.
 SHRINK = {"images_4": 4, "images_2": 2, "images": 1, "images_8": 8}
 MAX_DEPTH = 3  # DL3DV-ALL-960P/1K/<hash>
-MAX_NUMBER = 10**8  # of a frame; keeps nanoseconds within 64 bits at any rate
 # A scene's 300 to 600 frames make 0.3 to 0.6 MB; a JSON takes up to 30 times its size in memory.
 MAX_CAMERA_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 16 * 2**20
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _WORD_HASH = re.compile(r"(?<![0-9a-z])[0-9a-f]{64}(?![0-9a-z])")
-_LAST_NUMBER = re.compile(r"[0-9]+\Z")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class DL3DV(Ingest):
             place = _place(scene)
             folder, pictures = self._pictures(place)
             made = replace(made, attrs={"images": folder})
-            made = replace(made, views=(View(VIEW, _sequence(root, pictures, self.options.fps)),))
+            made = replace(made, views=(View(VIEW, sequence(numbered(root, pictures, PREFIX), self.options.fps)),))
             if not (place / CAMERAS).is_file():
                 raise CandidateError(Reason.E_CAMERA, f"the scene has {len(pictures)} pictures, but no {CAMERAS}: no camera is known")
             return replace(made, sidecars={CAMERAS: media_file(root, place / CAMERAS)})
@@ -195,20 +194,6 @@ def _holds_scene(folder: Path) -> bool:
 def _place(scene: Path) -> Path:
     """Where the scene's files are: in its folder, in nerfstudio/ (the benchmark), or one deeper (unpacked into its own name)."""
     return next((place for place in (scene, scene / "nerfstudio", scene / scene.name) if _holds_scene(place)), scene)
-
-
-def _sequence(root: Path, pictures: list[Path], fps: float) -> MediaRef:
-    numbered: dict[int, Path] = {}
-    for path in pictures:
-        number = _LAST_NUMBER.search(path.stem)
-        if number is None or int(number[0]) > MAX_NUMBER:
-            message = f"{relative_name(root, path)} does not end in its frame's number (0 to {MAX_NUMBER}), like frame_00001.png"
-            raise CandidateError(Reason.E_PTS, message)
-        if (other := numbered.setdefault(int(number[0]), path)) != path:
-            raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} has the same frame number as {other.name}")
-    numbers = sorted(numbered)
-    times = tuple(round(number * 1e9 / fps) for number in numbers)
-    return MediaRef("images", tuple(media_file(root, numbered[number]) for number in numbers), pts_ns=times)
 
 
 def _json(root: Path, file: MediaFile) -> object:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from schemas.candidate import MediaFile, MediaRef
 from schemas.verdict import CandidateError, Reason
-from stages.ingest.files import media_file, relative_name
+from stages.ingest.files import media_files, relative_name
 
 MAX_NUMBER = 10_000_000  # five days at 24 fps; keeps nanoseconds within 64 bits
 
@@ -26,7 +26,8 @@ def numbered(root: Path, paths: Iterable[Path], prefix: str = "") -> dict[int, M
         if number in found:
             raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} is frame {number}, and so is {found[number].name}")
         found[number] = path
-    return {number: media_file(root, found[number]) for number in sorted(found)}
+    numbers = sorted(found)
+    return dict(zip(numbers, media_files(root, [found[number] for number in numbers]), strict=True))
 
 
 def sequence(frames: Mapping[int, MediaFile], fps: float) -> MediaRef:

@@ -16,7 +16,6 @@ import pytest
 
 from pipeline.studio import write_layout
 from pipeline.studio.layouts.dl3dv import FOLDERS
-from schemas.candidate import Candidate
 from schemas.frames import Scene
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
@@ -105,13 +104,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(folder / "data", folder / "truth")
 
 
-def loaded(root: Path, **options: Any) -> Iterator[tuple[Candidate, Scene]]:
+@pytest.fixture(scope="module")
+def scenes(made: Made) -> list[Scene]:
     cls = ingests()["dl3dv"]
-    reader = cls(cls.Options(**options))
-    with Media(root, MediaLimits()) as media:
-        for candidate in reader.discover(root):
-            assert candidate.error is None, candidate.error
-            yield candidate, reader.load(root, candidate, media)
+    reader = cls(cls.Options())
+    with Media(made.data, MediaLimits()) as media:
+        return [reader.load(made.data, candidate, media) for candidate in reader.discover(made.data)]
 
 
 def surface(known: dict[str, np.ndarray], frame: int) -> np.ndarray:
@@ -136,11 +134,11 @@ def reprojection_error(found: np.ndarray, K: np.ndarray, true: np.ndarray, true_
     return worst
 
 
-def test_known_points_fall_on_their_pixels_in_every_frame(made):
+def test_known_points_fall_on_their_pixels_in_every_frame(made, scenes):
     folders = []
-    for candidate, scene in loaded(made.data):
-        (view,), known = scene.views, made.known(candidate.candidate_id)
-        folders.append(candidate.attrs["images"])
+    for scene in scenes:
+        (view,), known = scene.views, made.known(scene.candidate.candidate_id)
+        folders.append(scene.candidate.attrs["images"])
         entries = view.camera_frames
         assert 2 < len(entries) < len(view.index) == 24, "some pictures have no pose"
         numbers = [int(Path(view.media.files[frame].path).stem[-5:]) - 1 for frame in entries]
@@ -152,10 +150,9 @@ def test_known_points_fall_on_their_pixels_in_every_frame(made):
     assert set(folders) == {name for name, _ in FOLDERS}
 
 
-def test_a_conversion_that_forgets_the_axes_would_be_noticed(made):
+def test_a_conversion_that_forgets_the_axes_would_be_noticed(made, scenes):
     """The measure itself: the same poses without the change of axes are far off."""
-    (candidate, scene), *_ = loaded(made.data)
-    (view,), known = scene.views, made.known(candidate.candidate_id)
+    (view,), known = scenes[0].views, made.known(scenes[0].candidate.candidate_id)
     true, K = known["c2w"][0][view.camera_frames], known["K"][0][view.camera_frames]
     wrong = view.cameras.c2w @ np.diag([1.0, -1, -1, 1])
     assert reprojection_error(wrong, view.cameras.K, true, K, surface(known, int(view.camera_frames[0]))) > 5
@@ -164,31 +161,32 @@ def test_a_conversion_that_forgets_the_axes_would_be_noticed(made):
 # Sizes, distortion
 
 
-@pytest.mark.parametrize(
-    ("images", "size"), [("images_4", (479, 269)), ("images_4", (480, 270)), ("images_8", (239, 135)), ("images", (1917, 1079))]
-)
-def test_intrinsics_go_with_the_pictures_that_are_there(images, size, tmp_path, ingest, load):
-    """1917 x 1079 is no multiple: nerfstudio's own tool rounds down, others up. A ray keeps its share of each side."""
-    write_scene(tmp_path / HASHES[0], document(width=1917, height=1079), size, images)
-    reader = ingest("dl3dv")
-    (candidate,) = reader.discover(tmp_path)
-    scene = load(reader, tmp_path, candidate)
-    track = scene.views[0].cameras
-    assert (track.width, track.height) == size
-    full = np.array([[0.6 * 1917, 0, 1917 / 2], [0, 0.6 * 1917, 1079 / 2], [0, 0, 1]])
+# The folder, the size of its pictures of 381 x 213, and whether they are what the folder's name says.
+SIZES = [
+    ("images_4", (95, 53), True), ("images_4", (96, 54), True), ("images_8", (47, 27), True), ("images", (381, 213), True),
+    ("images_4", (97, 53), False), ("images_4", (95, 52), False), ("images_8", (95, 53), False), ("images", (380, 213), False),
+]  # fmt: skip
+
+
+def test_intrinsics_go_with_the_pictures_that_are_there(tmp_path, ingest, load):
+    """381 x 213 is no multiple: nerfstudio's own tool rounds down, others up. A ray keeps its share of each side."""
+    for name, (images, size, _) in zip(HASHES, SIZES, strict=False):
+        write_scene(tmp_path / name, document(width=381, height=213), size, images)
+    full = np.array([[0.6 * 381, 0, 381 / 2], [0, 0.6 * 381, 213 / 2], [0, 0, 1]])
     ray = np.array([0.3, -0.2, 1.0])
-    assert (track.K[0] @ ray)[:2] / size == pytest.approx((full @ ray)[:2] / (1917, 1079))
-    assert f"1/{SHRINK[images]}" in scene.notes["images"] and f"{size[0]}x{size[1]}" in scene.notes["images"]
-    assert ("rounded" in scene.notes["images"]) == (images != "images")
-
-
-@pytest.mark.parametrize(
-    ("images", "size"), [("images_4", (481, 270)), ("images_4", (480, 268)), ("images_8", (480, 270)), ("images", (1916, 1079))]
-)
-def test_pictures_of_another_size_are_refused(images, size, tmp_path, ingest, load):
-    write_scene(tmp_path / HASHES[0], document(width=1917, height=1079), size, images)
-    problem = refused(ingest, load, tmp_path)
-    assert problem.reason is Reason.E_CAMERA and "1917x1079" in problem.message and f"{size[0]}x{size[1]}" in problem.message
+    reader = ingest("dl3dv")
+    for candidate, (images, size, fits) in zip(reader.discover(tmp_path), SIZES, strict=True):
+        if not fits:
+            with pytest.raises(CandidateError, match=f"381x213.*{size[0]}x{size[1]}.*expected") as caught:
+                load(reader, tmp_path, candidate)
+            assert caught.value.reason is Reason.E_CAMERA
+            continue
+        scene = load(reader, tmp_path, candidate)
+        track = scene.views[0].cameras
+        assert (track.width, track.height) == size
+        assert (track.K[0] @ ray)[:2] / size == pytest.approx((full @ ray)[:2] / (381, 213))
+        assert f"1/{SHRINK[images]}" in scene.notes["images"] and f"{size[0]}x{size[1]}" in scene.notes["images"]
+        assert ("rounded" in scene.notes["images"]) == (images != "images")
 
 
 def test_distortion_is_carried_and_goes_with_the_smaller_pictures(tmp_path, ingest, load):
