@@ -5,6 +5,7 @@ python -m pipeline.audit verify DIR               read every byte again and comp
 python -m pipeline.audit report DIR               rebuild DIR/report/index.html
 python -m pipeline.audit show DIR SAMPLE_ID       everything known of one candidate
 python -m pipeline.audit sql DIR "SELECT ..."     SQL over the tables samples, shards and units
+python -m pipeline.audit what-if DIR --set quality.min_sharpness=30    what other limits would keep, from stored scores
 """
 
 import argparse
@@ -27,6 +28,7 @@ EPILOG = """examples:
   python -m pipeline.audit sql out "SELECT sample_id, scores.sharpness FROM samples
                                     WHERE list_contains(reasons, 'blurred') ORDER BY 2 DESC LIMIT 20"
   python -m pipeline.audit sql out "DESCRIBE samples"
+  python -m pipeline.audit what-if out --set quality.min_sharpness=30 --set clips.header.max_duration_s=off --write sharp
 
 exit codes: 0 fine, 1 something is wrong (verify, show: unknown id), 2 usage, or the folder is no output folder"""
 
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m pipeline.audit", description=__doc__, epilog=EPILOG, formatter_class=shape)
-    verbs = parser.add_subparsers(required=True, metavar="{summary,verify,report,show,sql}")
+    verbs = parser.add_subparsers(required=True, metavar="{summary,verify,report,show,sql,what-if}")
 
     def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text, formatter_class=shape)
@@ -67,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     sql = add("sql", _sql, "One SELECT over the tables samples, shards and units. Read-only; reaches no other file.")
     sql.add_argument("query", metavar="QUERY", help='e.g. "SELECT status, count(*) FROM samples GROUP BY 1"')
     sql.add_argument("--csv", action="store_true", help="comma-separated values instead of a table")
+    what_if = add(
+        "what-if", _what_if, "Decide every row again by other limits, from the stored scores. Errors are not judged, nothing is guessed."
+    )
+    what_if.add_argument(
+        "--set", metavar="[SOURCE.]stage.key=value", action="append", required=True, help="a limit, a number or off; repeat for more"
+    )
+    what_if.add_argument("--write", metavar="NAME", help="keep the answer as DIR/selections/NAME.parquet and NAME.json")
+    what_if.add_argument("--json", action="store_true", help="the same numbers as JSON")
     return parser
 
 
@@ -135,6 +145,33 @@ def _sql(output: OutputFolder, options: argparse.Namespace) -> int:
     else:
         print(text_table(header, rows))
         print(f"({len(rows)} row{'s' if len(rows) != 1 else ''})")
+    return DONE
+
+
+def _what_if(output: OutputFolder, options: argparse.Namespace) -> int:
+    from pipeline.auditing.flips import count_flips, format_flips
+    from pipeline.auditing.whatif import selected, what_if
+    from pipeline.selection import SelectionError, check_name, packing_command, write_selection
+    from schemas.typed import RecipeError
+
+    try:
+        if options.write is not None:
+            check_name(output.path, options.write)
+        answer = what_if(output, options.set, full=options.write is not None)
+        counts = count_flips(answer)
+        if options.write is not None:
+            path = write_selection(output.path, options.write, answer.settings, answer.recipe, selected(answer), counts)
+    except (SelectionError, RecipeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    if options.json:
+        print(json.dumps(counts, indent=2))
+        return DONE
+    name = options.write or "NAME"
+    run = packing_command(str(output.path), output.run, name)
+    print(format_flips(counts, run if options.write else f"add --write NAME, then: {run}"))
+    if options.write is not None:
+        print(f"\n{path}")
     return DONE
 
 

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.binding import bind, load_recipe, shipped_recipes
+from pipeline.binding import bind, load_recipe, resolved, shipped_recipes
 from pipeline.command import DONE, FAILED, USAGE, count
 from pipeline.executors.factory import make_executor
 from pipeline.explain import describe_plan, explain
 from pipeline.plan import PlanError, read_captions
 from pipeline.progress import Progress
 from pipeline.run import Result, Settings, execute, prepare
+from pipeline.selection import check_for_run, read_selection, with_limits
 from pipeline.store import sweep
 from schemas.typed import RecipeError, nearest
 
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _settings(options: argparse.Namespace) -> Settings:
     """Everything checked that can be before the input is looked at. Raises RecipeError, ValueError or OSError."""
     recipe = load_recipe(options.recipe)
+    selection = read_selection(Path(options.output).resolve(), options.selection) if options.selection else None
+    if selection is not None:
+        recipe = with_limits(recipe, selection.settings)
     roots: dict[str, Path] = {}
     for given in options.input:
         name, separator, path = given.partition("=")
@@ -90,15 +94,19 @@ def _settings(options: argparse.Namespace) -> Settings:
         if output in root.parents:
             raise ValueError(f"the input of {name!r} lies inside --output {options.output}, which the run keeps in order; name another")
     sources = bind(recipe, options.seed, options.accept_noncommercial)
+    taken = {name: sources[name] for name in recipe.sources if name in roots}
+    if selection is not None:
+        check_for_run(selection, output, resolved(recipe, taken))
     return Settings(
         recipe=recipe,
-        sources={name: sources[name] for name in recipe.sources if name in roots},
+        sources=taken,
         roots={name: roots[name] for name in recipe.sources if name in roots},
         output=output,
         captions=read_captions(Path(options.captions)) if options.captions else {},
         limit=options.limit,
         retry_errors=options.retry_errors,
         error_budget=options.error_budget,
+        selection=None if selection is None else {"name": selection.name, "digest": selection.digest},
     )
 
 
@@ -170,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     parser.add_argument("--explain", action="store_true", help="say why units run again: which part of their key changed")
     parser.add_argument("--retry-errors", action="store_true", help="look again at candidates that ended in E_TIMEOUT, E_OOM or E_IO")
+    parser.add_argument(
+        "--selection", metavar="NAME", help="with the limits of DIR/selections/NAME (audit what-if --write): packs what it keeps"
+    )
     parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's seed")
     parser.add_argument(
         "--error-budget", metavar="SHARE", type=_share, default=0.05, help="errors that are tolerated, 0 to 1 (default: 0.05)"

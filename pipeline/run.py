@@ -20,7 +20,7 @@ from pipeline.provenance import code_version, lock_sha256, version
 from pipeline.scheduler import run as schedule
 from pipeline.shards import Shard, ShardPlan, plan_shards, read_record
 from pipeline.store import remove, stable_hash, sweep, write_json
-from pipeline.tables import Harvest, Totals, over_target, unit_part, write_tables
+from pipeline.tables import Harvest, Totals, unit_part, write_tables
 from pipeline.unit import Unit
 from schemas.candidate import Candidate
 from schemas.recipe import Recipe
@@ -42,6 +42,7 @@ class Settings:
     limit: int | None = None
     retry_errors: bool = False
     error_budget: float = 0.05
+    selection: Mapping[str, str] | None = None  # whose limits the recipe has: its name and digest
 
 
 @dataclass
@@ -113,7 +114,7 @@ class _Feed:
         early = settings.recipe.shards.order == "plan"
         self._early = {name for name, source in settings.sources.items() if early and source.spec.target_count is None}
         self._plan = ShardPlan(settings.recipe.shards, settings.output, settings.roots)
-        self.harvest = Harvest()
+        self.harvest = Harvest(settings.sources)
 
     def done(self, unit: Unit) -> None:
         self._done.add(unit.name)
@@ -171,9 +172,8 @@ def _collect(failures: list[str], progress: Progress) -> Callable[[Any, Outcome]
 def _pack_and_publish(
     settings: Settings, prepared: Prepared, harvest: Harvest, executor: Executor, stop: threading.Event, progress: Progress
 ) -> Result:
-    over = over_target(harvest.ranked, settings.sources)
+    chosen, overruled = harvest.settle()
     seed = next(iter(settings.sources.values())).seed
-    chosen = [sample for sample in harvest.kept if sample.sample_id not in over]
     shards = plan_shards(chosen, settings.recipe.shards, seed, settings.output, settings.roots)
     records = {shard.name: record for shard in shards if (record := read_record(shard)) is not None}
     failures: list[str] = []
@@ -191,7 +191,7 @@ def _pack_and_publish(
     if failures:
         return Result("failed", failures=failures)
     ordered = [records[shard.name] for shard in shards]
-    totals = write_tables(settings.output, prepared.units, ordered, over)
+    totals = write_tables(settings.output, prepared.units, ordered, overruled)
     _discard_outdated(settings.output, prepared.units, shards)
     over_budget = totals.errors > settings.error_budget * totals.judged
     return Result("done", totals, [], over_budget, len(shards), sum(record["bytes"] for record in ordered))
@@ -239,6 +239,8 @@ def _write_run(settings: Settings, prepared: Prepared, result: Result) -> None:
             for name, source in settings.sources.items()
         },
     }
+    if settings.selection is not None:
+        document["selection"] = dict(settings.selection)
     if totals is not None:
         document |= {
             "counts": {name: dict(totals.counts[name]) for name in settings.sources},

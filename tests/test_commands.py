@@ -14,13 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # "--a/--no-a" are two names of one option; "..." stands for everything of the command above.
 SURFACE = """
 curate          RECIPE  --input=NAME=PATH* --output=DIR! --executor=inline|process|ray --workers=N --captions=FILE --limit=N
-                        --dry-run --explain --retry-errors --seed=N --error-budget=SHARE --accept-noncommercial
+                        --dry-run --explain --retry-errors --selection=NAME --seed=N --error-budget=SHARE --accept-noncommercial
                         --no-report --quiet
 audit summary   DIR             --json
 audit verify    DIR             --quiet
 audit report    DIR             --output=FILE
 audit show      DIR SAMPLE_ID
 audit sql       DIR QUERY       --csv
+audit what-if   DIR             --set=[SOURCE.]stage.key=value*! --write=NAME --json
 studio          LAYOUT  --output=DIR! --scenes=N --cameras=V --frames=F --size=WxH --seed=N --truth=DIR
                         --footage=video|frames|torch --calibration=json|colmap|qualisys --trajectories=DIR
 cameras         FILE    --output=FILE

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.loader.batch import KINDS, Kind
 from pipeline.loader.columns import MemberTable, read_members, read_rows
 from pipeline.loader.manifest import CatalogError, Manifest
+from pipeline.selection import kept_ids, packing_command
 from schemas.typed import nearest
 
 __all__ = ["Catalog", "CatalogError", "Member", "Pairs"]
@@ -77,14 +78,15 @@ class Catalog:
     def open(cls, location: str | Path, selection: str | None = None, split: str | None = None) -> "Catalog":
         """Read the manifest of an output folder (a path or an fsspec URL) of pipeline.curate or pipeline.encode_latents.
 
-        selection: NAME of DIR/selections/NAME.txt, one sample id a line, `#` begins a comment. split: only rows with this split.
+        selection: NAME of DIR/selections/NAME.txt, one sample id a line, `#` begins a comment; or of NAME.parquet, which
+        `audit what-if --write NAME` makes. split: only rows with this split.
         Raises CatalogError for anything unusable, saying what there is instead.
         """
         manifest = Manifest(str(location))
         wanted = None if selection is None else _read_selection(manifest, selection)
         rows, packed = read_rows(manifest)
         if wanted is not None:
-            rows = rows.filter(_selected(rows, wanted, packed, f"{manifest.location}/selections/{selection}.txt"))
+            rows = rows.filter(_selected(manifest, rows, wanted, packed))
         if split is not None:
             rows = _of_split(rows, split)
         return _build(manifest, rows)
@@ -132,31 +134,56 @@ class Catalog:
         return angle
 
 
-def _read_selection(manifest: Manifest, name: str) -> pa.Array:
-    """The ids of a selection file. Raises CatalogError where there is none, or it names nothing."""
-    text = None if "/" in name or "\\" in name or name in ("", ".", "..") else manifest.text("selections", f"{name}.txt")
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """The ids of a selection, and where they were read. name: of one that `audit what-if` wrote, whose samples may not be stored."""
+
+    ids: pa.Array
+    where: str
+    name: str | None = None
+
+
+def _read_selection(manifest: Manifest, name: str) -> _Wanted:
+    """Raises CatalogError where there is no such selection, or it names nothing."""
+    plain = not ("/" in name or "\\" in name or name in ("", ".", ".."))
+    text = manifest.text("selections", f"{name}.txt") if plain else None
     where = f"{manifest.location}/selections/{name}.txt"
     if text is None:
-        there = manifest.names("selections", ".txt")
+        data = manifest.data("selections", f"{name}.parquet") if plain else None
+        if data is not None:
+            return _asked(data, f"{manifest.location}/selections/{name}.parquet", name)
+        there = sorted({*manifest.names("selections", ".txt"), *manifest.names("selections", ".parquet")})
         hint = nearest(name, there) if there else "; there is none: write one sample id a line into it"
         raise CatalogError(f"{where}: no such selection{hint}")
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     ids = list(dict.fromkeys(line for line in lines if line))
     if not ids:
         raise CatalogError(f"{where}: names no sample; write one sample id a line")
-    return pa.array(ids, pa.string())
+    return _Wanted(pa.array(ids, pa.string()), where)
 
 
-def _selected(rows: pa.Table, wanted: pa.Array, packed: int, where: str) -> pa.ChunkedArray:
-    """Mask of the wanted rows. Raises CatalogError that counts and names unknown ids."""
-    unknown = wanted.filter(pc.invert(pc.is_in(wanted, rows["sample_id"].combine_chunks())))
+def _asked(data: bytes, where: str, name: str) -> _Wanted:
+    try:
+        ids = kept_ids(data)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise CatalogError(f"{where}: cannot be read ({error}); write the selection again") from None
+    if not len(ids):
+        raise CatalogError(f"{where}: keeps no sample; write it with other limits")
+    return _Wanted(ids, where, name)
+
+
+def _selected(manifest: Manifest, rows: pa.Table, wanted: _Wanted, packed: int) -> pa.ChunkedArray:
+    """Mask of the wanted rows. Raises CatalogError that counts and names unknown ids, and says what packs them where something does."""
+    unknown = wanted.ids.filter(pc.invert(pc.is_in(wanted.ids, rows["sample_id"].combine_chunks())))
     if len(unknown):
         example = ", ".join(unknown[:3].to_pylist()) + (", ..." if len(unknown) > 3 else "")
+        hint = f"there are {packed}, for example {rows['sample_id'][0].as_py()}"
+        if wanted.name is not None:
+            hint = f"pack them: {packing_command(manifest.location, manifest.run(), wanted.name)}"
         raise CatalogError(
-            f"{where}: {len(unknown)} of {len(wanted)} ids are no kept and packed sample here ({example}); "
-            f"there are {packed}, for example {rows['sample_id'][0].as_py()}"
+            f"{wanted.where}: {len(unknown)} of {len(wanted.ids)} ids are no kept and packed sample here ({example}); {hint}"
         )
-    return pc.is_in(rows["sample_id"], wanted)
+    return pc.is_in(rows["sample_id"], wanted.ids)
 
 
 def _of_split(rows: pa.Table, split: str) -> pa.Table:

@@ -36,10 +36,16 @@ class Manifest:
 
     def text(self, *names: str) -> str | None:
         """A text file below the folder, or None where there is none. Raises CatalogError when it cannot be read as UTF-8."""
+        data = self.data(*names)
+        with _reading(self._path(*names)):
+            return None if data is None else data.decode("utf-8")
+
+    def data(self, *names: str) -> bytes | None:
+        """A file below the folder, or None where there is none. Raises CatalogError when it cannot be read."""
         path = self._path(*names)
         with _reading(path):
             try:
-                return str(bytes(self._fs.cat_file(path)).decode("utf-8"))
+                return bytes(self._fs.cat_file(path))
             except (FileNotFoundError, IsADirectoryError):
                 return None
 
