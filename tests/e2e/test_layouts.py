@@ -110,7 +110,7 @@ def test_the_webdataset_reader_finds_every_kept_sample_and_no_other(made):
         views = [f"view{number:02d}.{suffix}" for number in range(len(row["view_ids"]))]
         posed = row["source"] not in ("clips", "clip_windows", "davis")
         members = {*views, "meta.json"} | ({"cameras.npz"} if posed else set()) | ({"caption.txt"} if row["has_text"] else set())
-        members |= {"masks.npz"} if row["source"] == "davis" else set()
+        members |= {"davis": {"masks.npz"}, "clips": {"motion.npz", "lines.npz"}}.get(row["source"], set())
         assert {member for member in sample if not member.startswith("__")} == members
 
 
