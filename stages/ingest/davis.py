@@ -25,6 +25,7 @@ from stages.ingest.base import Ingest
 from stages.ingest.files import files, folders, natural_key, relative_name, require_folder, unique
 from stages.ingest.numbered import numbered, sequence
 from stages.media import Media
+from stages.media.paths import storage_error
 
 PICTURES = (".jpg", ".jpeg", ".png")
 FRAMES = ("JPEGImages/480p", "JPEGImages/1080p", "JPEGImages/Full-Resolution", "images")
@@ -128,7 +129,8 @@ def _candidate(root: Path, dataset: Path, frames: Path, masks: Path | None, spli
             raise CandidateError(Reason.E_FRAMECOUNT, f"{known[alone].path} is a mask of frame {alone}, which is not there")
         positions = {number: position for position, number in enumerate(pictures)}
         made = replace(made, sidecars={f"{MASK}{positions[number]:05d}": file for number, file in known.items()})
-    except CandidateError as problem:
+    except (CandidateError, OSError) as caught:
+        problem = caught if isinstance(caught, CandidateError) else storage_error(caught, made.candidate_id)
         return replace(made, error=(problem.reason, problem.message))
     return made
 

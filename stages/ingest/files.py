@@ -82,7 +82,7 @@ def media_files(root: Path, paths: Iterable[Path]) -> list[MediaFile]:
         folder = path.parent
         if folder not in inside:
             below = os.path.commonpath([base, os.path.realpath(folder)]) == base and ".." not in folder.parts
-            inside[folder] = relative_name(root, folder) if below else None
+            inside[folder] = relative_name(root, folder) if below and printable(str(folder)) == str(folder) else None
         prefix = inside[folder]
         try:
             status = os.lstat(path) if prefix is not None and path.name.isascii() else None

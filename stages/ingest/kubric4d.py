@@ -11,6 +11,7 @@ Cameras are Blender's (x right, y up, z backward; quaternions w x y z), the worl
 Splits follow the scene's number: train below 2800, val below 2900, test below 3000.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from stages.ingest.files import files, folders, media_file, read_json, relative_
 from stages.ingest.geometry import common_centre, fit_to_frames, match_names, over_frames
 from stages.ingest.numbered import numbered, sequence
 from stages.media import Media
+from stages.media.paths import storage_error
 
 SPLITS = ((2800, "train"), (2900, "val"), (3000, "test"))  # the first number above each
 FIRST_TEST = 2900
@@ -85,7 +87,8 @@ class Kubric4D(Ingest):
                 file = f"{scene.name}_p0_{unfinished[0]}.json"
                 raise CandidateError(Reason.E_CAMERA, f"{file} is missing; it is written last, so the view is not finished or not unpacked")
             match_names(names, list(cameras))
-        except CandidateError as problem:
+        except (CandidateError, OSError) as caught:
+            problem = caught if isinstance(caught, CandidateError) else storage_error(caught, made.candidate_id)
             return replace(made, error=(problem.reason, problem.message))
         return made
 
@@ -97,8 +100,9 @@ class Kubric4D(Ingest):
         found = {int(match[1]): folder for folder in folders(scene) if (match := _FRAMES.fullmatch(folder.name))}
         views = []
         for number in self.options.views or sorted(found):
-            pictures = files(found[number], (".png",)) if number in found else []
-            frames = numbered(root, [path for path in pictures if path.name.startswith("rgba_")], "rgba_")
+            # Of six kinds of picture one is read: the others are not looked at, file by file.
+            names = [name for name in os.listdir(found[number]) if name.startswith("rgba_")] if number in found else []
+            frames = numbered(root, [found[number] / name for name in sorted(names) if name.endswith(".png")], "rgba_")
             if not frames:
                 continue
             if list(frames) != list(range(len(frames))):

@@ -131,6 +131,23 @@ def test_what_is_no_davis_folder_or_no_list_is_refused(tmp_path: Path, ingest) -
         list(ingest("davis").discover(tmp_path))
 
 
+def test_a_folder_whose_name_is_no_text_or_that_cannot_be_listed_costs_one_sequence(
+    tmp_path: Path, ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences(tmp_path, "bear", "goat", "cafe")
+    (tmp_path / "JPEGImages/480p/cafe").rename(tmp_path / "JPEGImages/480p" / os.fsdecode(b"caf\xe9"))
+    listdir = os.listdir
+
+    def failing(path: Any) -> list[str]:
+        if str(path).endswith("480p/goat"):
+            raise OSError(5, "Input/output error")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", failing)
+    found = {each.candidate_id: each.error and each.error[0] for each in ingest("davis").discover(tmp_path)}
+    assert found == {"bear": None, "caf\\xe9": Reason.E_UNSAFE_PATH, "goat": Reason.E_IO}
+
+
 # Through the command
 
 

@@ -1,6 +1,7 @@
 """Kubric-4D: cameras and depth against the studio's truth and against numbers of the published set, lists, and hostile files."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,18 @@ def test_the_input_may_be_the_dataset_or_a_folder_around_it(studio: Path, ingest
     assert next(ingest("kubric4d").discover(studio / inside)).candidate_id == ids
 
 
+def test_a_folder_that_cannot_be_listed_costs_one_scene(studio: Path, ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    listdir = os.listdir
+
+    def failing(path: Any) -> list[str]:
+        if str(path).endswith("scn00000/frames_p0_v3"):
+            raise OSError(5, "Input/output error")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", failing)
+    assert [each.error and each.error[0] for each in ingest("kubric4d").discover(studio / "data")] == [Reason.E_IO, None]
+
+
 def test_another_folder_is_refused(tmp_path: Path, ingest) -> None:
     with pytest.raises(ValueError, match="looked for folders scnNNNNN"):
         list(ingest("kubric4d").discover(tmp_path))
@@ -295,6 +308,18 @@ def test_a_kept_scene_holds_its_cameras_its_frames_and_its_depth(made: dict[str,
         picture = cv2.imread(str(folder / f"rgba_{t:05d}.png"))[..., ::-1]
         assert np.abs(picture.astype(int) - frame).mean() < 12
     assert "depth.npz" in sample
+
+
+def test_the_shipped_recipe_packs_a_test_scene_with_the_cameras_of_the_studio(tmp_path: Path) -> None:
+    write_layout("kubric4d", tmp_path / "in", scenes=1, cameras=2, frames=14, size=(384, 256), truth=tmp_path / "truth")
+    output = run("recapture", {"kubric4d": tmp_path / "in"}, tmp_path / "out", "--executor=inline", "--no-report")
+    assert output.code == 0 and intact(output.path)
+    assert output.verdicts("kubric4d") == {"data/scn02900": "kept"}
+    packed, true = cameras(output.samples["kubric4d_-data_-scn02900"]), truth(tmp_path, "scn02900")
+    assert packed["frame"].tolist() == [list(range(14))] * 2
+    for v, t in ((0, 0), (1, 13)):
+        found = project(true["joints"][t].reshape(-1, 3), packed["c2w"][v, t], packed["K"][v, t])
+        assert np.abs(found - true["joint_pixels"][v, t].reshape(-1, 2)).max() < 0.1
 
 
 # Whatever is in the file

@@ -14,7 +14,7 @@ from pipeline.studio.layouts.order import Defaults, Order, camera_track, frame_t
 from pipeline.studio.trajectories import handheld, orbit
 from pipeline.studio.worlds import plaza
 
-DEFAULTS = Defaults(scenes=3, cameras=1, frames=25, size=(192, 108), max_cameras=1)
+DEFAULTS = Defaults(scenes=3, cameras=1, frames=16, size=(192, 108), max_cameras=1)
 RATE = Fraction(24)
 SHAKE_DEG, SHAKE_M = 0.6, 0.02
 QUALITY = 95

@@ -24,7 +24,7 @@ from pipeline.studio.video import write_mp4
 from pipeline.studio.worlds import plaza
 from schemas.camera import Array, CameraTrack
 
-DEFAULTS = Defaults(scenes=2, cameras=5, frames=14, size=(192, 128), max_cameras=16)
+DEFAULTS = Defaults(scenes=2, cameras=5, frames=8, size=(192, 128), max_cameras=16)
 RATE = Fraction(24)
 FOCAL = 1.0  # of the width: 32 mm on a sensor of 32 mm
 RADIUS, TARGET = 7.0, (0.0, 0.0, 1.0)  # metres
