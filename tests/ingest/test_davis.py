@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from pipeline.studio import write_layout
+from schemas.recipe import MediaLimits
 from schemas.typed import RecipeError, build
-from schemas.verdict import Reason
+from schemas.verdict import CandidateError, Reason
 from stages.ingest.davis import DavisOptions, mask_files
+from stages.perception.mask_files import read_mask
 from tests.e2e.output import Output, decoded, intact, run, tree, write_recipe
 
 FRAMES, SIZE = 5, (96, 64)
@@ -283,6 +285,31 @@ def test_a_recipe_that_wants_masks_of_plain_clips_is_refused(tmp_path: Path, cap
     assert run(recipe, {"clips": tmp_path / "in"}, tmp_path / "out").code == 2
     said = capsys.readouterr().err
     assert "'masks' needs masks" in said and "davis" in said
+
+
+# Whatever is in the file
+
+
+def test_no_mask_raises_anything_else(studio: Path, tmp_path: Path) -> None:
+    """Bytes changed, cut out and doubled: a mask of the size that its header says, or one of the codes."""
+    whole, rng = (studio / "data/Annotations/480p/plaza-01/00001.png").read_bytes(), np.random.default_rng(0)
+    seen: set[Reason | None] = set()
+    for _ in range(400):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data) if rng.random() < 0.5 else 40, rng.integers(1, 4)):
+            data[place] = rng.integers(256)
+        if rng.random() < 0.3:
+            start, stop = np.sort(rng.integers(0, len(data), 2))
+            data[start:stop] = data[start:stop] * int(rng.integers(0, 3))
+        (tmp_path / "mask.png").write_bytes(data)
+        try:
+            ids = read_mask(tmp_path / "mask.png", MediaLimits())
+        except CandidateError as problem:
+            seen.add(problem.reason)
+        else:
+            seen.add(None)
+            assert ids.dtype == np.uint8 and ids.shape == struct.unpack(">II", data[16:24])[::-1]
+    assert {Reason.E_OPEN, Reason.E_TRUNCATED, Reason.E_TOO_BIG} <= seen <= {None, Reason.E_OPEN, Reason.E_TRUNCATED, Reason.E_TOO_BIG}
 
 
 # A real recording
