@@ -5,7 +5,9 @@ python -m pipeline.audit verify DIR               read every byte again and comp
 python -m pipeline.audit report DIR               rebuild DIR/report/index.html
 python -m pipeline.audit show DIR SAMPLE_ID       everything known of one candidate
 python -m pipeline.audit sql DIR "SELECT ..."     SQL over the tables samples, shards and units
+python -m pipeline.audit diff DIR DIR2            what differs between two runs, and why
 python -m pipeline.audit what-if DIR --set quality.min_sharpness=30    what other limits would keep, from stored scores
+python -m pipeline.audit compare DIR DIR2         a page that asks you, blind, which of two sets of samples is better
 """
 
 import argparse
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.auditing.folder import OutputError, OutputFolder
-from pipeline.command import DONE, FAILED, USAGE
+from pipeline.command import DONE, FAILED, USAGE, count
 
 EPILOG = """examples:
   python -m pipeline.audit summary out --json | jq '.sources.clips.reasons'
@@ -28,9 +30,11 @@ EPILOG = """examples:
   python -m pipeline.audit sql out "SELECT sample_id, scores.sharpness FROM samples
                                     WHERE list_contains(reasons, 'blurred') ORDER BY 2 DESC LIMIT 20"
   python -m pipeline.audit sql out "DESCRIBE samples"
+  python -m pipeline.audit diff out another --tolerance 1e-4
+  python -m pipeline.audit compare out --a sharp --b large --pairs 40 --output judge.html
   python -m pipeline.audit what-if out --set quality.min_sharpness=30 --set clips.header.max_duration_s=off --write sharp
 
-exit codes: 0 fine, 1 something is wrong (verify, show: unknown id), 2 usage, or the folder is no output folder"""
+exit codes: 0 fine, 1 something is wrong (verify, show: unknown id) or differs (diff), 2 usage, or the folder is no output folder"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m pipeline.audit", description=__doc__, epilog=EPILOG, formatter_class=shape)
-    verbs = parser.add_subparsers(required=True, metavar="{summary,verify,report,show,sql,what-if}")
+    verbs = parser.add_subparsers(required=True, metavar="{summary,verify,report,show,sql,diff,what-if,compare}")
 
     def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text, formatter_class=shape)
@@ -69,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     sql = add("sql", _sql, "One SELECT over the tables samples, shards and units. Read-only; reaches no other file.")
     sql.add_argument("query", metavar="QUERY", help='e.g. "SELECT status, count(*) FROM samples GROUP BY 1"')
     sql.add_argument("--csv", action="store_true", help="comma-separated values instead of a table")
+    diff = add("diff", _diff, "What differs between two runs, row by row, and what made them that could be why.")
+    diff.add_argument("other", metavar="DIR2", type=Path, help="the second run's folder")
+    diff.add_argument(
+        "--tolerance",
+        metavar="SHARE",
+        type=float,
+        default=0.0,
+        help="scores that differ by no more than this share are the same (default: 0)",
+    )
+    diff.add_argument("--json", action="store_true", help="all differences, as JSON")
     what_if = add(
         "what-if", _what_if, "Decide every row again by other limits, from the stored scores. Errors are not judged, nothing is guessed."
     )
@@ -77,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     what_if.add_argument("--write", metavar="NAME", help="keep the answer as DIR/selections/NAME.parquet and NAME.json")
     what_if.add_argument("--json", action="store_true", help="the same numbers as JSON")
+    compare = add("compare", _compare, "A page to judge two sets of samples by eye: pairs without names, votes, and what they say.")
+    compare.add_argument("other", metavar="DIR2", nargs="?", type=Path, help="another output folder (default: DIR: two selections of it)")
+    compare.add_argument("--a", metavar="NAME", help="a selection of DIR (default: what it keeps)")
+    compare.add_argument("--b", metavar="NAME", help="a selection of DIR2 (default: what it keeps)")
+    compare.add_argument("--pairs", metavar="N", type=count(1), default=30, help="how many pairs at most (default: 30)")
+    compare.add_argument("--seed", metavar="N", type=count(0), default=0, help="draws the pairs and their sides (default: 0)")
+    compare.add_argument("--output", type=Path, metavar="FILE", help="where to write the page (default: DIR/report/compare.html)")
     return parser
 
 
@@ -118,6 +139,25 @@ def _report(output: OutputFolder, options: argparse.Namespace) -> int:
     return DONE
 
 
+def _compare(output: OutputFolder, options: argparse.Namespace) -> int:
+    from pipeline.report.ab import CompareError, compare_page, side
+    from pipeline.store import write_bytes
+
+    path = options.output or output.path / "report" / "compare.html"
+    other = output if options.other is None else OutputFolder(options.other)
+    try:
+        page, told = compare_page(side(output, options.a), side(other, options.b), options.pairs, options.seed)
+        write_bytes(path, page.encode("utf-8", "backslashreplace"))
+    except CompareError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except OSError as error:
+        print(f"error: {path} could not be written: {error.strerror}", file=sys.stderr)
+        return FAILED
+    print(f"{told}\n{path}")
+    return DONE
+
+
 def _show(output: OutputFolder, options: argparse.Namespace) -> int:
     from pipeline.auditing.show import UnknownSample, show
 
@@ -146,6 +186,14 @@ def _sql(output: OutputFolder, options: argparse.Namespace) -> int:
         print(text_table(header, rows))
         print(f"({len(rows)} row{'s' if len(rows) != 1 else ''})")
     return DONE
+
+
+def _diff(output: OutputFolder, options: argparse.Namespace) -> int:
+    from pipeline.auditing.diff import diff, differs, format_diff
+
+    found = diff(output, OutputFolder(options.other), options.tolerance)
+    print(json.dumps(found, indent=2) if options.json else format_diff(found))
+    return FAILED if differs(found) else DONE
 
 
 def _what_if(output: OutputFolder, options: argparse.Namespace) -> int:

@@ -21,6 +21,8 @@ audit verify    DIR             --quiet
 audit report    DIR             --output=FILE
 audit show      DIR SAMPLE_ID
 audit sql       DIR QUERY       --csv
+audit diff      DIR DIR2        --tolerance=SHARE --json
+audit compare   DIR DIR2        --a=NAME --b=NAME --pairs=N --seed=N --output=FILE
 audit what-if   DIR             --set=[SOURCE.]stage.key=value*! --write=NAME --json
 studio          LAYOUT  --output=DIR! --scenes=N --cameras=V --frames=F --size=WxH --seed=N --truth=DIR
                         --footage=video|frames|torch --calibration=json|colmap|qualisys --trajectories=DIR
@@ -170,6 +172,7 @@ def ends(command: str, *arguments: str) -> int:
         "audit report {here}",
         "audit show {here} x",
         "audit sql {here} SELECT",
+        "audit compare {here}",
         "studio",
         "studio clps --output out",
         "studio clips --output out --size 3x4",

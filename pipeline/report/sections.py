@@ -15,6 +15,7 @@ from pipeline.report.gallery import Gallery
 from pipeline.report.histogram import Histogram, make_histogram
 from pipeline.report.markup import cell, code, count_cell, heading, table
 from pipeline.report.overlays import TITLES
+from pipeline.report.scenes import Scenes, scenes_block
 from pipeline.report.sheets import Entry, Sheet
 from schemas.manifest import ANGLE_BINS
 from schemas.scores import SCORES, Score
@@ -24,7 +25,7 @@ MOST_ERRORS = 40
 _TAIL = 10  # characters of a sample id that are never cut
 
 
-def source_section(output: OutputFolder, source: SourceData, number: int, gallery: Gallery) -> str:
+def source_section(output: OutputFolder, source: SourceData, number: int, gallery: Gallery, scenes: Scenes) -> str:
     """Everything about one source."""
     recipe = output.run.get("recipe", {}).get("sources", {}).get(source.name, {})
     chips = "".join(f'<span class="chip">{escape(text)}</span>' for text in _chips(source, recipe))
@@ -49,7 +50,13 @@ def source_section(output: OutputFolder, source: SourceData, number: int, galler
     if found := gallery.member_sheets[source.name]:
         blocks.append(heading("What the stages saw"))
         blocks += [_member_panel(sheet, gallery) for sheet in found]
-    blocks += [_errors(output, source), _angles(source), _free_scores(source, {sheet.title for sheet in limits}), "</section>"]
+    blocks += [
+        _errors(output, source),
+        scenes_block(source, scenes),
+        _angles(source),
+        _free_scores(source, {sheet.title for sheet in limits}),
+        "</section>",
+    ]
     return "\n".join(block for block in blocks if block)
 
 

@@ -1,7 +1,7 @@
 """One picture per sample: its views, or the first, middle and last frame, side by side in a small JPEG."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,21 +42,44 @@ def make_thumbnail(footage: Footage, row: Mapping[str, Any], member: str = "", a
 
     member, arrays: what a stage found, to be drawn over its first view.
     """
+
+    def strip() -> NDArray[np.uint8]:
+        drawn = _overlaid(footage, row, member, arrays) if arrays is not None else []
+        return compose(drawn or _pictures(footage, row))
+
+    return _thumbnail(strip)
+
+
+def _thumbnail(make: Callable[[], NDArray[np.uint8]]) -> Thumbnail:
+    """The JPEG of what `make` gives, or why it gives nothing."""
     try:
-        pictures = _pictures(footage, row) if arrays is None else _overlaid(footage, row, member, arrays) or _pictures(footage, row)
+        strip = make()
     except FootageGone as gone:
         return Thumbnail(None, missing=str(gone))
     except CandidateError as error:
         return Thumbnail(None, missing=f"cannot be shown: {error.reason}")
     except SandboxError:
         return Thumbnail(None, missing="cannot be shown: the decoder failed")
-    strip = compose(pictures)
     done, data = cv2.imencode(
         ".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     )
     if not done:
         return Thumbnail(None, missing="cannot be shown: JPEG encoding failed")
     return Thumbnail(data.tobytes(), strip.shape[1], strip.shape[0])
+
+
+def make_sheet(footage: Footage, row: Mapping[str, Any]) -> Thumbnail:
+    """Six pictures of the row in two lines: its first six views, or six frames spread over its only one. Never raises, as above."""
+    return _thumbnail(lambda: compose_lines(_six(footage, row)))
+
+
+def _six(footage: Footage, row: Mapping[str, Any]) -> list[NDArray[np.uint8]]:
+    if len(row["view_ids"]) > 1:
+        return [_frames(view, 1)[0] for view in footage.views(row, MOST_VIEWS)]
+    view = next(iter(footage.views(row, 1)))
+    index, chosen = _chosen(view)
+    at = np.unique(np.linspace(0, len(chosen) - 1, min(6, len(chosen))).round().astype(int))
+    return _read(view, index, [chosen[i] for i in at])
 
 
 def _pictures(footage: Footage, row: Mapping[str, Any]) -> list[NDArray[np.uint8]]:
@@ -114,3 +137,15 @@ def compose(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         strip[:, x : x + picture.shape[1]] = picture
         x += picture.shape[1] + GAP
     return strip
+
+
+def compose_lines(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """[H,W,3] RGB: more than three pictures in two lines, each as `compose` makes it."""
+    if len(pictures) <= 3:
+        return compose(pictures)
+    half = (len(pictures) + 1) // 2
+    lines = [compose(pictures[:half]), compose(pictures[half:])]
+    made = np.full((lines[0].shape[0] + GAP + lines[1].shape[0], max(line.shape[1] for line in lines), 3), BACKGROUND, np.uint8)
+    made[: lines[0].shape[0], : lines[0].shape[1]] = lines[0]
+    made[-lines[1].shape[0] :, : lines[1].shape[1]] = lines[1]
+    return made

@@ -8,19 +8,14 @@ from typing import Any
 import pytest
 
 from tests.audit.fabricate import LIMITS, Fabricated
+from tests.report.conftest import watched
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def page(browser: Any, drawn: tuple[Fabricated, Path]) -> Iterator[Any]:
-    opened = browser.new_page(viewport={"width": 1360, "height": 900})
-    opened.trouble = []
-    opened.on("console", lambda message: opened.trouble.append(f"console: {message.text}"))
-    opened.on("pageerror", lambda error: opened.trouble.append(f"error: {error}"))
-    opened.on("request", lambda request: request.url.startswith(("file:", "data:")) or opened.trouble.append(f"request: {request.url}"))
-    opened.on("requestfailed", lambda request: opened.trouble.append(f"failed: {request.url[:80]}"))
-    opened.on("dialog", lambda dialog: (opened.trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    opened = watched(browser.new_page(viewport={"width": 1360, "height": 900}, color_scheme="light"))
     opened.goto(drawn[1].as_uri())
     yield opened
     opened.close()

@@ -55,7 +55,7 @@ def test_the_file_needs_nothing_else(drawn: tuple[Fabricated, Path]) -> None:
 def test_a_hostile_file_name_stays_text(drawn: tuple[Fabricated, Path]) -> None:
     page = Tags(drawn[1].read_text("utf-8"))
     assert HOSTILE in page.text
-    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert [tag for tag, _ in page.tags].count("script") == 3
     assert not any(attributes.get("src") == "x" for _, attributes in page.tags)
 
 
@@ -69,7 +69,7 @@ def test_a_hostile_recipe_and_source_name_stay_text(drawn: tuple[Fabricated, Pat
         row["source"] = "</script><script>x()" if row["source"] == "clips" else row["source"]
     write_table(folder, "samples", rows)
     page = Tags(write_report(folder).read_text("utf-8"))
-    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert [tag for tag, _ in page.tags].count("script") == 3
     assert "</script><script>x()" in page.text
 
 
@@ -103,7 +103,7 @@ def test_reasons_that_no_limit_decides_get_a_sheet_of_their_own(drawn: tuple[Fab
 def test_footage_that_is_gone_or_broken_costs_only_its_picture(drawn: tuple[Fabricated, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(drawn[0].path, tmp_path / "out"))
     text = drawn[1].read_text("utf-8")
-    assert text.count("source not available") == 4  # rejected groups: their input folder was never there
+    assert text.count(">source not available<") == 4  # rejected groups: their input folder was never there
     shutil.rmtree(folder / "shards")
     run = json.loads((folder / "run.json").read_text())
     run["inputs"] = {}
