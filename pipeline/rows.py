@@ -23,6 +23,8 @@ PART = pa.schema(
         pa.field("members", pa.string()),  # JSON list of pipeline.payload.Member, null where nothing is to be packed
         pa.field("payload_key", pa.string()),
         pa.field("features", pa.string()),  # JSON of step results, on source rows
+        # What tells twins (pipeline.duplicates): a digest of the files, and hashes of frames; null where no stage takes it.
+        pa.field("fingerprint", pa.struct([("content", pa.string()), ("views", pa.int32()), ("hashes", pa.list_(pa.uint64()))])),
     ]
 )
 
@@ -120,6 +122,7 @@ class Row:
             "members": self.members,
             "payload_key": self.payload_key,
             "features": self.features,
+            "fingerprint": self.fields.get("fingerprint"),
         }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.binding import Source
+from pipeline.duplicates import Duplicates, Printed, Twin, settings_of
 from pipeline.parts import members_from_json, meta_of, open_part, part_path, read_meta
 from pipeline.shards import Kept, content_digests
 from pipeline.store import remove, write_table
@@ -21,6 +22,7 @@ from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason, Status
 
 _PACKED = ["sample_id", "split", "status", "is_sample", "payload_key", "members"]
+_PRINTED = ["parent_id", "fingerprint"]
 _UNITS_PER_FILE = 64
 _SHARDS_PER_FILE = 256
 
@@ -41,30 +43,80 @@ def unit_part(unit: Unit) -> Path:
     return part_path(unit.output, unit.name, unit.key)
 
 
-class Harvest:
-    """What finished units have to pack, gathered in plan order."""
+@dataclass(frozen=True)
+class Overruled:
+    """Why the run as a whole turns away a sample that its stages kept."""
 
-    def __init__(self) -> None:
-        self.kept: list[Kept] = []
-        self.ranked: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)  # (rank, sample id) of ranked sources
+    reason: Reason
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """A sample of a source that keeps its best only. rank: smaller is better."""
+
+    rank: float
+    sample_id: str
+    printed: Printed | None
+
+
+class Harvest:
+    """What finished units have to pack, gathered in plan order, and what the run as a whole turns away.
+
+    Of twins the first in plan order is kept, which is decided on the way. Sources that keep their best only come after all others, the
+    best of their samples first: so the twin that is named is always one that is kept.
+    """
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
         self.units = 0  # how many were taken
+        self._sources = sources
+        self._kept: list[Kept] = []
+        self._overruled: dict[str, Overruled] = {}
+        self._ranked: defaultdict[str, list[_Ranked]] = defaultdict(list)
+        self._printed = {name: settings_of(source) for name, source in sources.items()}
+        self._duplicates = Duplicates(self._printed)
 
     def take(self, unit: Unit) -> list[Kept]:
-        """Every sample of the unit that its stages kept. Call it once for each unit, in plan order."""
-        best_by = unit.source.spec.best_by
+        """Samples of the unit that are certain to be packed: none of a ranked source. Call it once for each unit, in plan order."""
+        source = unit.source.name
+        best_by, looks_for_twins = unit.source.spec.best_by, self._printed[source] is not None
         part = open_part(unit_part(unit))
         tar = meta_of(part)["tar"]
-        found = []
-        for row in part.read(columns=[*_PACKED, "scores"] if best_by else _PACKED).to_pylist():
+        found, printed = [], []
+        for row in part.read(columns=[*_PACKED, *(["scores"] if best_by else []), *(_PRINTED if looks_for_twins else [])]).to_pylist():
             if row["status"] != Status.KEPT or not row["is_sample"]:
                 continue
             members = tuple(members_from_json(row["members"]))
-            found.append(Kept(row["sample_id"], unit.source.name, row["split"], row["payload_key"], members, tar))
+            found.append(Kept(row["sample_id"], source, row["split"], row["payload_key"], members, tar))
+            printed.append(Printed.of(row) if looks_for_twins else None)
             if best_by is not None:
-                self.ranked[unit.source.name].append((_rank(row["scores"], best_by), row["sample_id"]))
-        self.kept += found
+                self._ranked[source].append(_Ranked(_rank(row["scores"], best_by), row["sample_id"], printed[-1]))
+        self._kept += found
         self.units += 1
-        return found
+        if best_by is not None:
+            return []
+        self._turn_away(source, printed)
+        return [sample for sample in found if sample.sample_id not in self._overruled]
+
+    def settle(self) -> tuple[list[Kept], dict[str, Overruled]]:
+        """Once all units are taken: the samples to pack, in plan order, and what is turned away, by sample id."""
+        for name in self._sources:
+            target, ranked = self._sources[name].spec.target_count, sorted(self._ranked[name], key=lambda each: (each.rank, each.sample_id))
+            while ranked and target:
+                best, ranked = ranked[:target], ranked[target:]
+                target -= len(best) - self._turn_away(name, [each.printed for each in best])
+            self._turn_away(name, [each.printed for each in ranked], keep=False)
+            for each in ranked:
+                self._overruled.setdefault(each.sample_id, Overruled(Reason.OVER_TARGET_COUNT))
+        return [sample for sample in self._kept if sample.sample_id not in self._overruled], self._overruled
+
+    def _turn_away(self, source: str, samples: Sequence[Printed | None], keep: bool = True) -> int:
+        """Look for twins among samples that may be kept. Returns how many were found."""
+        printed = [sample for sample in samples if sample is not None]
+        twins: list[Twin | None] = self._duplicates.judge(source, printed, keep) if printed else []
+        found = {sample.sample_id: twin for sample, twin in zip(printed, twins, strict=True) if twin is not None}
+        self._overruled |= {sample_id: Overruled(twin.reason, twin.notes()) for sample_id, twin in found.items()}
+        return len(found)
 
 
 def _rank(scores: Mapping[str, float | None], best_by: str) -> float:
@@ -75,22 +127,19 @@ def _rank(scores: Mapping[str, float | None], best_by: str) -> float:
     return value if best_by.startswith("-") else -value
 
 
-def over_target(ranked: Mapping[str, Sequence[tuple[float, str]]], sources: Mapping[str, Source]) -> set[str]:
-    """Sample ids beyond their source's target_count; ties are settled by the id."""
-    over: set[str] = set()
-    for name, samples in ranked.items():
-        over.update(sample_id for _, sample_id in sorted(samples)[sources[name].spec.target_count :])
-    return over
+def write_tables(output: Path, units: Sequence[Unit], records: Sequence[Mapping[str, Any]], overruled: Mapping[str, Overruled]) -> Totals:
+    """Write the three tables and remove files of an earlier, larger run.
 
-
-def write_tables(output: Path, units: Sequence[Unit], records: Sequence[Mapping[str, Any]], over: set[str]) -> Totals:
-    """Write the three tables and remove files of an earlier, larger run. `records`: of every shard, in plan order."""
+    records: of every shard, in plan order. overruled: what the run as a whole turns away, by sample id.
+    """
     placed = {sample_id: (record["shard"], digest) for record in records for sample_id, digest in content_digests(record).items()}
     totals = Totals()
     manifest = output / "manifest"
     shard_tables = (pa.Table.from_pylist(list(batch), schema=SHARDS) for batch in _batched(records, _SHARDS_PER_FILE))
     _write_files(manifest / "shards", SHARDS, shard_tables)
-    _write_files(manifest / "samples", SAMPLES, (_sample_rows(batch, placed, over, totals) for batch in _batched(units, _UNITS_PER_FILE)))
+    _write_files(
+        manifest / "samples", SAMPLES, (_sample_rows(batch, placed, overruled, totals) for batch in _batched(units, _UNITS_PER_FILE))
+    )
     _write_files(manifest / "units", UNITS, (_unit_rows(batch) for batch in _batched(units, _UNITS_PER_FILE)))
     return totals
 
@@ -100,16 +149,19 @@ def _unit_rows(units: Sequence[Unit]) -> pa.Table:
     return pa.Table.from_pylist([{**row, "seconds": list(row["seconds"].items())} for row in rows], schema=UNITS)
 
 
-def _sample_rows(units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], over: set[str], totals: Totals) -> pa.Table:
-    """The units' rows as they are, but for what only the whole run knows: the ranking and the shards."""
+def _sample_rows(
+    units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], overruled: Mapping[str, Overruled], totals: Totals
+) -> pa.Table:
+    """The units' rows as they are, but for what only the whole run knows: twins, the ranking, and the shards."""
     table = pa.concat_tables([open_part(unit_part(unit)).read(columns=SAMPLES.names) for unit in units])
-    decided = table.select(["sample_id", "source", "status", "reasons", "is_source", "is_sample", "has_text"]).to_pylist()
+    decided = table.select(["sample_id", "source", "status", "reasons", "is_source", "is_sample", "has_text", "notes"]).to_pylist()
     for row in decided:
-        if row["sample_id"] in over:
-            row["status"], row["reasons"] = str(Status.REJECTED), [*row["reasons"], str(Reason.OVER_TARGET_COUNT)]
+        if (why := overruled.get(row["sample_id"])) is not None:
+            row["status"], row["reasons"] = str(Status.REJECTED), [*row["reasons"], str(why.reason)]
+            row["notes"] = sorted({**dict(row["notes"] or ()), **why.notes}.items()) or None
         row["shard"], row["content_sha256"] = placed.get(row["sample_id"], (None, None))
         _count(totals, row)
-    for name in ("status", "reasons", "shard", "content_sha256"):
+    for name in ("status", "reasons", "notes", "shard", "content_sha256"):
         column = pa.array([row[name] for row in decided], SAMPLES.field(name).type)
         table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), column)
     return table.replace_schema_metadata(SAMPLES.metadata)

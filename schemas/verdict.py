@@ -63,6 +63,8 @@ class Reason(StrEnum):
     UNTRACKED = "untracked"  # too little could be followed through the clip to judge what moves
     FEW_LINES = "few_lines"
     FEW_PEOPLE = "few_people"
+    DUPLICATE = "duplicate"  # made of the same bytes as a sample that is kept
+    NEAR_DUPLICATE = "near_duplicate"  # looks the same as a sample that is kept
     NO_CHILDREN = "no_children"  # a source from which nothing could be sampled
     OVER_TARGET_COUNT = "over_target_count"  # fine, but the source's target_count holds better ones
 
@@ -150,6 +152,8 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.UNTRACKED: "Too little could be followed through the clip to judge what moves in it.",
     Reason.FEW_LINES: "Too few line segments match between the first and the last frame.",
     Reason.FEW_PEOPLE: "Fewer people in both the first and the last frame than the recipe asks for.",
+    Reason.DUPLICATE: "Made of the same bytes as a sample that is kept; the note duplicate_of names it.",
+    Reason.NEAR_DUPLICATE: "Looks the same as a sample that is kept; the note duplicate_of names it.",
     Reason.NO_CHILDREN: "Nothing could be sampled from this source.",
     Reason.OVER_TARGET_COUNT: "Fine, but the source's target count holds better ones.",
     Reason.CAMERA_ONLY: "The dataset publishes cameras without footage for it.",
