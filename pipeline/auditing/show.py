@@ -2,14 +2,18 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
-from pipeline.auditing.folder import OutputFolder
+from pipeline.auditing.folder import OutputFolder, limit_of
 from pipeline.auditing.layout import format_cell, format_number, human_bytes, text_table
+from pipeline.selection import FOLDER
 from schemas.scores import SCORES
 from schemas.verdict import REASON_TEXT, Reason
 from stages.stage import Limit
@@ -50,8 +54,11 @@ def _blocks(output: OutputFolder, row: Mapping[str, Any]) -> Iterator[str]:
     yield _views(row)
     yield _pairs(row["pairs"] or [])
     yield _mapping("notes", row["notes"])
-    yield _mapping("step keys", row["step_keys"])
+    yield _steps(output, row)
+    yield _weights(row["weights"] or [])
     yield _members(output, row)
+    yield _unit(output, row["unit"])
+    yield _selections(output, row["sample_id"])
     yield _family(output, row)
 
 
@@ -149,12 +156,70 @@ def _mapping(title: str, entries: Sequence[tuple[str, str]] | None) -> str:
     return "\n".join([title, *(f"  {name}: {format_cell(value)}" for name, value in entries)])
 
 
+def _steps(output: OutputFolder, row: Mapping[str, Any]) -> str:
+    """The stages in the recipe's order: which ran on the row, under which key, and what their limits said."""
+    keys = dict(row["step_keys"] or [])
+    if not keys:
+        return ""
+    listed = output.run.get("limits", {}).get(row["source"], [])
+    order = ["ingest", *_stages(output, row["source"])]
+    names = [name for name in order if name in keys or name != "ingest"] + [name for name in keys if name not in order]
+    body = []
+    for name in names:
+        limits = [limit_of(each) for each in listed if each["stage"] == name]
+        failed = [limit.key for limit in limits if name in keys and limit.violated(row["scores"][limit.score])]
+        said = f"FAILS: {', '.join(failed)}" if failed else "error" if row["stage"] == name else "ok" if name in keys else "not run"
+        body.append([name, keys.get(name), said])
+    return text_table(["step", "key", ""], body)
+
+
+def _stages(output: OutputFolder, source: str) -> list[str]:
+    """Names of the source's stages as the rows know them: of a user's own, named module:Class, only where it ran."""
+    spec = output.run.get("recipe", {}).get("sources", {}).get(source, {})
+    return [name for stage in spec.get("stages", []) for name in stage if ":" not in name]
+
+
+def _weights(weights: Sequence[Mapping[str, Any]]) -> str:
+    body = [[each["name"], each["license"], "non-commercial" if each["noncommercial"] else "", each["sha256"]] for each in weights]
+    return text_table(["weights", "license", "", "sha256"], body) if body else ""
+
+
+def _unit(output: OutputFolder, name: str) -> str:
+    """The unit of work: who made the row, and when."""
+    columns = ["unit_key", "host", "started_ns", "ended_ns", "n_candidates", "n_rows", "steps_computed", "steps_reused"]
+    found = output.table("units", columns, ds.field("unit") == name).to_pylist()
+    if not found:
+        return ""
+    [unit] = found[:1]
+    seconds = max(0, unit["ended_ns"] - unit["started_ns"]) / 1e9
+    when = datetime.fromtimestamp(unit["ended_ns"] / 1e9, UTC).isoformat(timespec="seconds")
+    return (
+        f"unit {name} ({unit['unit_key']}): {unit['n_candidates']} candidates, {unit['n_rows']} rows; "
+        f"{unit['steps_computed']} steps computed, {unit['steps_reused']} reused\n"
+        f"  on {format_cell(unit['host'])}, done {when} after {format_number(seconds)} s"
+    )
+
+
+def _selections(output: OutputFolder, sample_id: str) -> str:
+    """What each selection of the folder says of the row."""
+    body = []
+    for path in sorted((output.path / FOLDER).glob("*.parquet")):
+        try:
+            rows = pq.read_table(path, columns=["status", "reasons", "needs"], filters=[("sample_id", "==", sample_id)]).to_pylist()
+        except (OSError, pa.ArrowException):
+            continue  # not one of ours, or damaged: `audit verify` says so
+        body += [[path.stem, each["status"], " ".join(each["reasons"]), f"needs {each['needs']}" if each["needs"] else ""] for each in rows]
+    return text_table(["selection", "status", "reasons", ""], body) if body else ""
+
+
 def _members(output: OutputFolder, row: Mapping[str, Any]) -> str:
     if row["shard"] is None:
         return "not in a shard"
     members = members_of(output, row["shard"], row["sample_id"])
     body = [[each["name"], each["offset"], each["size"], human_bytes(each["size"]), each["sha256"]] for each in members]
-    return f"shards/{row['shard']}\n" + text_table(["member", "offset", "size", "", "sha256"], body)
+    return f"shards/{row['shard']}   content sha256 {row['content_sha256']}\n" + text_table(
+        ["member", "offset", "size", "", "sha256"], body
+    )
 
 
 def members_of(output: OutputFolder, shard: str, sample_id: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.auditing.archive import check_headers, hash_shard, safe_shard_path
 from pipeline.auditing.folder import TABLES, OutputFolder
+from pipeline.auditing.verify_origin import check_origin
 from schemas.candidate import CHILD, MAX_KEY, MAX_SUFFIX
 from schemas.verdict import Reason, Status, status_of
 
@@ -35,8 +36,8 @@ def verify(output: OutputFolder, progress: Callable[[int], None] = lambda _: Non
     """Everything that is wrong with the folder; empty when nothing is.
 
     progress: called with the number of shard bytes read since the last call.
-    Reads every shard once, hashing the whole and each member in the same pass. Raises OutputError where a table cannot
-    be read at all.
+    Reads every shard once, hashing the whole and each member in the same pass, and then what made them. Raises OutputError where a
+    table cannot be read at all.
     """
     problems = list(_check_schemas(output))
     if problems:
@@ -53,7 +54,8 @@ def verify(output: OutputFolder, progress: Callable[[int], None] = lambda _: Non
     problems += _check_families(rows)
     problems += _check_homes(rows, homes)
     problems += _check_contents(output, shards)
-    return problems + list(_check_units(output))
+    problems += _check_units(output)
+    return problems + [Problem(where, what) for where, what in check_origin(output)]
 
 
 def total_bytes(output: OutputFolder) -> int:

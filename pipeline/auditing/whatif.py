@@ -43,6 +43,8 @@ def what_if(output: OutputFolder, given: Sequence[str], *, full: bool = False) -
     before, after = _sources(recipe), _sources(wanted)
     asked = {name: _Asked.of(name, before[name], after[name]) for name in before}
     changed = {name: each for name, each in asked.items() if any(chain.changed() for chain in each.chains)}
+    for each in changed.values():
+        each.refuse_twins()
     table = read_columns(output, _columns(changed.values(), full))
     rows = DecidedRows(output, table)
     for each in changed.values():
@@ -94,6 +96,14 @@ class _Asked:
                 )
         sampler = before.sampler
         return cls(name, before, chains(before.stages, after.stages, sampler.name if sampler else None, before.spec.exhaustive))
+
+    def refuse_twins(self) -> None:
+        """Who is whose twin depends on all that is kept, and the manifest does not hold what twins are told by."""
+        if any(stage.name == "fingerprint" for stage in self.source.stages):
+            raise SelectionError(
+                f"{self.name} looks for twins (fingerprint), and which of them is kept depends on all that is kept, which only a run can "
+                "tell; change the recipe and run pipeline.curate: it decides anew and computes nothing; then compare: audit diff"
+            )
 
     def decide(self, rows: DecidedRows) -> None:
         mine, spec = rows.of_source(self.name), self.source.spec

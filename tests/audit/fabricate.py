@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.store import stable_hash
 from schemas.candidate import sample_key
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.scores import SCORES
@@ -283,7 +284,6 @@ def _write_run(output: Path, maker: _Maker, footage: Path) -> None:
         "parallax_version": "0.1.0",
         "state": "done",
         "seed": 0,
-        "recipe_sha256": "ab" * 32,
         "code_version": "git:0123",
         "lock_sha256": "cd" * 32,
         "recipe": {
@@ -299,4 +299,5 @@ def _write_run(output: Path, maker: _Maker, footage: Path) -> None:
         "limits": LIMITS,
         "error_budget": {"limit": 0.05, "errors": errors, "judged": candidates, "exceeded": errors > 0.05 * candidates},
     }
+    run["recipe_sha256"] = stable_hash(run["recipe"])
     (output / "run.json").write_text(json.dumps(run))

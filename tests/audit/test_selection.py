@@ -139,3 +139,35 @@ def test_what_a_selection_says_of_itself(folder):
     assert selection.counts["sources"]["numbers"]["flips"]["rejected->kept"] > 0
     ask(folder / "out", LOOSE, "again")
     assert read_selection(folder / "out", "again").digest == selection.digest
+
+
+def test_verify_recomputes_the_hashes_of_what_made_the_rows(folder, capsys):
+    ask(folder / "out", LOOSE, "loose")
+    out = folder / "out"
+    assert audit(["verify", str(out), "--quiet"]) == 0
+    document = json.loads((out / "run.json").read_text())
+    document["recipe"]["description"] = "another"
+    (out / "run.json").write_text(json.dumps(document))
+    tar = sorted((out / "parts").glob("u000000-*.tar"))[0]
+    tar.write_bytes(tar.read_bytes().replace(b"number", b"nomber", 1))
+    rows_file = out / "selections" / "loose.parquet"
+    rows_file.write_bytes(rows_file.read_bytes() + b" ")
+    shard = next((out / "shards").glob("*.tar"))
+    capsys.readouterr()
+    assert audit(["verify", str(out), "--quiet"]) == 1
+    told = capsys.readouterr().out
+    for where in ("run.json: recipe_sha256", f"parts/{tar.name}: sha256", "selections/loose.parquet: sha256"):
+        assert where in told
+    assert "3 problem(s)" in told and shard.name not in told
+
+
+def test_show_tells_steps_unit_and_selections(folder, capsys):
+    answer = ask(folder / "out", LOOSE, "loose")
+    new = next(row["sample_id"] for row in answer if row["was"] == "rejected" and row["status"] == "kept")
+    capsys.readouterr()
+    assert audit(["show", str(folder / "out"), new]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    key = next(line for line in lines if line.startswith("dear "))
+    assert key.endswith("FAILS: min_lines") and len(key.split()[1]) == 32
+    assert any(line.startswith("seen ") and line.endswith(" ok") for line in lines)
+    assert any(line.startswith("unit u0000") for line in lines) and "loose kept" in lines
