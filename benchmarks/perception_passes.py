@@ -11,9 +11,7 @@ from stages.detect_poses import DetectPoses, PosesConfig
 from stages.filter_motion import MotionConfig, MotionFilter
 from stages.match_lines import LinesConfig, MatchLines
 from stages.perception.device import Precision, torch_device
-from stages.perception.loaded import loaded
-from stages.perception.results import Image, LineMatcher, Mask, Segmenter, Tracker
-from stages.perception.weights import find
+from stages.perception.results import Image, Mask, Segmenter, Tracker
 from stages.stage import Findings, Item, Look, Shown, Watcher
 
 PASSES = ("masks", "tracks", "lines", "poses")
@@ -43,12 +41,15 @@ class Setup:
             max_masks=1,  # a bound for CoTracker's memory is computed from it
             background_points=self.points,
             points_per_side=self.points_per_side,
+            sam=str(self.files[f"sam-{self.sam.replace('_', '-')}"]),
+            cotracker=str(self.files[f"cotracker3-{self.cotracker}"]),
+            precision=self.precision,
             device=self.device,
         )
 
     def lines(self) -> LinesConfig:
         own, front = str(self.files["gluestick"]), str(self.files["superpoint"])
-        return LinesConfig(model="gluestick", gluestick=own, superpoint=front, device=self.device)
+        return LinesConfig(model="gluestick", gluestick=own, superpoint=front, precision=self.precision, device=self.device)
 
     def poses(self) -> PosesConfig:
         files = (str(self.files["dwpose-det"]), str(self.files["dwpose-pose"]))
@@ -63,39 +64,11 @@ def dwpose_device(device: str) -> str:
 
 
 class Motion(MotionFilter):
-    """The stage, with a precision of its models."""
+    """The stage, and where its passes hand each other the masks."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup.motion(), accept_noncommercial=True)
         self.setup = setup
-
-    def segmenter(self) -> Segmenter:
-        from stages.perception.sam import SamSegmenter
-
-        config, name = self.config, f"sam-{self.setup.sam.replace('_', '-')}"
-        return SamSegmenter(
-            find(name, str(self.setup.files[name])).path,
-            self.setup.sam,
-            points_per_side=config.points_per_side,
-            pred_iou_thresh=config.pred_iou_thresh,
-            stability_score_thresh=config.stability_score_thresh,
-            device=config.device,
-            points_per_batch=config.points_per_batch,
-            precision=self.setup.precision,
-        )
-
-    def tracker(self) -> Tracker:
-        from stages.perception.cotracker import CoTracker, Mode
-
-        name, code = f"cotracker3-{self.setup.cotracker}", find("cotracker-code", accept_noncommercial=True).path
-        path = find(name, str(self.setup.files[name]), accept_noncommercial=True).path
-        mode = cast(Mode, self.setup.cotracker)
-        return CoTracker(path, mode, device=self.config.device, code=code, precision=self.setup.precision)
-
-    def models(self) -> tuple[Segmenter, Tracker]:
-        if self._models is None:
-            self._models = self.segmenter(), self.tracker()
-        return self._models
 
     def stored(self, item: Item) -> Path:
         """Where the masks of a clip lie between the passes."""
@@ -150,27 +123,6 @@ class TracksPass(Motion):
         return super().look(item, frames)
 
 
-class Lines(MatchLines):
-    """The stage, with a precision of its model."""
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup.lines(), accept_noncommercial=True)
-        self.precision = setup.precision
-
-    def prepare(self) -> None:
-        if self.precision == "fp32":
-            super().prepare()
-        else:
-            self.matcher = loaded("lines gluestick, lower", (self.precision,), self._lower)
-
-    def _lower(self) -> LineMatcher:
-        from stages.perception.gluestick import GlueStick
-
-        one, two = (find(name, path, accept_noncommercial=True).path for name, path in self.weights())
-        lines, points = self.config.max_lines, self.config.max_keypoints
-        return GlueStick(one, two, max_lines=lines, max_keypoints=points, device=self.config.device, precision=self.precision)
-
-
 class Decode(Watcher):
     """Nothing but the frames that the others want."""
 
@@ -217,7 +169,7 @@ def watchers(setup: Setup, names: Sequence[str]) -> list[Watcher]:
     else:
         made += [kind(setup) for name, kind in (("masks", MasksPass), ("tracks", TracksPass)) if name in names]
     if "lines" in names:
-        made.append(Lines(setup))
+        made.append(MatchLines(setup.lines(), accept_noncommercial=True))
     if "poses" in names:
         made.append(DetectPoses(setup.poses(), accept_noncommercial=True))
     if setup.streams:

@@ -21,7 +21,7 @@ from schemas.recipe import Encode, MediaLimits, Recipe, SourceSpec, parse_recipe
 from schemas.scores import SCORES
 from schemas.typed import RecipeError, build, nearest, to_plain
 from stages.ingest import Ingest, ingests
-from stages.perception.weights import Weights, WeightsError, find
+from stages.perception.weights import Weights, find
 from stages.registry import stages
 from stages.stage import Limit, Sampler, Scorer, Stage
 
@@ -183,6 +183,10 @@ def _check(source: Source) -> None:
     names = [stage.name for stage in source.stages]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RecipeError(f"{where}.stages: {twice!r} stands there twice; its scores and members go by its name, so once is all")
+    packing = [stage for stage in source.stages if stage.packs is not None]
+    for stage in packing:
+        if (other := next(each for each in packing if each.packs == stage.packs)) is not stage:
+            raise RecipeError(f"{where}.stages: {other.name!r} and {stage.name!r} both pack {stage.packs}.npz; a source takes one of them")
     available = set(source.ingest.provides)
     previous: Stage | None = None
     for i, stage in enumerate(source.stages):
@@ -214,8 +218,9 @@ def _check(source: Source) -> None:
 
 def _check_weights(source: Source, stage: Stage, where: str) -> None:
     try:
+        stage.check()
         source.weights_of(stage)
-    except WeightsError as error:
+    except RecipeError as error:
         raise RecipeError(f"{where}: {stage.name!r} cannot run: {error}") from None
 
 

@@ -148,14 +148,14 @@ class Examiner:
             unknown = sorted(set(found.scores) - set(SCORES))
             if unknown:
                 raise ValueError(f"{stage.name} gave the scores {unknown}, which schemas.scores does not list")
-            if twice := sorted(set(found.members) & set(row.arrays)):
-                raise RecipeError(f"{stage.name!r} packs {twice[0]}.npz, which a stage before it packs too; a source takes one of them")
             return {"scores": dict(found.scores), "fields": dict(found.fields), "members": members_to_plain(found.members)}
 
         # Watchers run at once, over frames that none of them decoded: `watch` knows what each took.
         with self._guard(row, stage.name), nullcontext() if isinstance(stage, Watcher) else self._timed(stage.name):
             found = self.store.get(key, compute)
             row.add(found["scores"], found["fields"])
+            if twice := sorted(set(found["members"]) & set(row.arrays)):
+                raise RecipeError(f"{stage.name!r} packs {twice[0]}.npz, which a stage before it packs too; a source takes one of them")
             row.arrays.update(found["members"])
             row.reject(stage.decide(row.scores))
         if not row.clean:

@@ -31,9 +31,9 @@ from stages.stage import Tier
 
 UNIT_VERSION = 1  # raise it when parts written before can no longer be taken as they are
 
-# A unit's deadline, for each of its candidates. All ours, and generous: they are there for what hangs, not for what is slow.
-_LEAST_SECONDS = 600.0
-_MODEL_SECONDS = 3600.0  # more for each stage with a model, which may look at few frames for minutes each
+# A unit's deadline. All ours, and generous: they are there for what hangs, not for what is slow.
+_LEAST_SECONDS = 600.0  # for the unit, and for each of its candidates
+_MODEL_SECONDS = 3600.0  # more for each stage with a model, once: it loads, and may look at few frames for minutes each
 _FRAME_SECONDS = 0.1  # more for each frame and stage, reading and packing counted as stages ...
 _MODEL_FRAME_SECONDS = 1.0  # ... and this much where the stage has a model
 _FRAME_BYTES = 10_000  # of a video's file, for each frame: how many there are is not known before a worker has opened it
@@ -82,7 +82,7 @@ class Unit:
             key=self.name if items is None else f"{self.name}[{items.start}:{items.stop}]",
             function="pipeline.unit:run_unit",
             payload={"unit": self, "key": self.key, "items": items, "excluded": dict(excluded)},
-            timeout_s=sum(map(self._seconds, candidates)) or _LEAST_SECONDS,
+            timeout_s=_LEAST_SECONDS + _MODEL_SECONDS * self._models + sum(map(self._seconds, candidates)),
         )
 
     def _seconds(self, candidate: Candidate) -> float:
@@ -91,11 +91,13 @@ class Unit:
         Above what the sandbox's own limit lets single calls take: that limit names the file, this one only the unit. Long footage
         takes many calls, and a model's own time no limit bounds but this, so it grows with the frames and the models.
         """
-        stages = self.source.stages
-        models = sum(stage.tier is Tier.MODELS or bool(stage.weights()) for stage in stages)
-        calls = (len(candidate.views) + 1) * (len(stages) + 2)
-        least = max(_LEAST_SECONDS, 1.5 * self.source.media.timeout_s * calls) + _MODEL_SECONDS * models
-        return least + _frames(candidate) * (_FRAME_SECONDS * (len(stages) + 2) + _MODEL_FRAME_SECONDS * models)
+        steps = len(self.source.stages) + 2
+        least = max(_LEAST_SECONDS, 1.5 * self.source.media.timeout_s * (len(candidate.views) + 1) * steps)
+        return least + _frames(candidate) * (_FRAME_SECONDS * steps + _MODEL_FRAME_SECONDS * self._models)
+
+    @property
+    def _models(self) -> int:
+        return sum(stage.tier is Tier.MODELS or bool(stage.weights()) for stage in self.source.stages)
 
 
 def _frames(candidate: Candidate) -> float:

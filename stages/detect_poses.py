@@ -23,7 +23,8 @@ from stages.stage import Findings, Item, Look, Shown, Watcher, limit, placement
 
 # Names in the registry of checkpoints, in the order of the models' arguments.
 HOLISTIC, DWPOSE = GROUPS["mediapipe"], GROUPS["dwpose"]
-MOST_PEOPLE = 32  # ours: packed of one clip; a crowd that passes by would fill the manifest
+# Ours: packed of one clip, in people, and in frames times people (16 MiB). A crowd that passes by would fill the manifest.
+MOST_PEOPLE, MOST_SKELETONS = 32, 12_500
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PosesConfig:
     whole_picture: bool = False
     weights: tuple[str, ...] = placement(())
     device: str = placement("auto")
-    batch: int = placement(8)
+    batch: int = bounded(8, low=1, high=1024)
     threads: int = placement(1)
     min_people: float | None = limit("n_people", ">=", Reason.FEW_PEOPLE)
 
@@ -54,9 +55,8 @@ class PosesConfig:
         names = HOLISTIC if self.model == "holistic" else DWPOSE
         if self.weights and len(self.weights) != len(names):
             raise ValueError(f"weights: {len(self.weights)} files; {self.model!r} takes {len(names)}: {', '.join(names)}")
-        for name in ("batch", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is out of range; it must be at least 1")
+        if self.threads < 1:
+            raise ValueError(f"threads: {self.threads} is out of range; it must be at least 1")
 
 
 class DetectPoses(Watcher):
@@ -66,7 +66,7 @@ class DetectPoses(Watcher):
     ids [P] int64, frame [F] int64: which of the packed frames; size [2] int32: width and height of the source.
     """
 
-    name = "poses"
+    name = packs = "poses"
     version = 1
     needs = frozenset({"video"})
     Config = PosesConfig
@@ -78,7 +78,7 @@ class DetectPoses(Watcher):
         return tuple(zip(names, self.config.weights or (None,) * len(names), strict=True))
 
     def unused(self) -> frozenset[str]:
-        return frozenset({"whole_picture"} if self.config.model == "holistic" else {"levels"})
+        return frozenset({"whole_picture", "batch"} if self.config.model == "holistic" else {"levels"})
 
     def prepare(self) -> None:
         chosen = self.config
@@ -115,12 +115,13 @@ class DetectPoses(Watcher):
         numbers: list[int] = []
 
         def found() -> Iterator[People]:
-            while batch := list(islice(frames, self.config.batch)):
+            at_once = self.config.batch if self.config.model == "dwpose" else 1
+            while batch := list(islice(frames, at_once)):
                 numbers.extend(shown.frame for shown in batch)
                 for people, shown in zip(self.detector.people([shown.pixels for shown in batch]), batch, strict=True):
                     yield in_source(people, shown.pixels.shape, (index.width, index.height))
 
-        linked = link(found(), MOST_PEOPLE)
+        linked = link(found(), MOST_PEOPLE, MOST_SKELETONS)
         first_place = {int(frame): place for place, frame in reversed(list(enumerate(packed.tolist())))}
         positions = np.array([first_place[number] for number in numbers], np.int64)
         size = np.array([index.width, index.height], np.int32)

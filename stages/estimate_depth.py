@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 
 from schemas.candidate import Candidate, MediaRef
 from schemas.frames import SceneView
-from schemas.typed import bounded
+from schemas.typed import RecipeError, bounded
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media
 from stages.media.paths import resolve
 from stages.perception.depth import DepthModel, joined, scaled
 from stages.perception.device import Precision
 from stages.perception.loaded import loaded
-from stages.perception.weights import WeightsError, find
+from stages.perception.weights import find
 from stages.stage import Findings, Item, Look, Scorer, Shown, Tier, Watcher, placement
 
 Model = Literal["zoedepth", "depth-anything-v2-metric-indoor", "depth-anything-v2-metric-outdoor", "depth-pro"]
@@ -58,13 +58,13 @@ class EstimateDepthConfig:
     height: int = bounded(HEIGHT, low=16, high=4096)
     precision: Precision = "fp32"
     device: str = placement("auto")
-    batch: int = placement(1)
+    batch: int = bounded(1, low=1, high=1024)
 
 
 class EstimateDepth(Watcher):
     """The member depth.npz from a model. No scores and no limits."""
 
-    name = "depth"
+    name = packs = "depth"
     version = 1
     needs = frozenset({"video"})
     Config = EstimateDepthConfig
@@ -126,18 +126,17 @@ class KnownDepth(Scorer):
     """
 
     name = "known_depth"
+    packs = "depth"
     version = 1
     tier = Tier.PIXELS
     needs = frozenset({"video"})
     Config = KnownDepthConfig
     config: KnownDepthConfig
 
-    def weights(self) -> tuple[tuple[str, str | None], ...]:
-        """None; but a folder that is not there is refused like weights that are not."""
+    def check(self) -> None:
         files = self.config.files
         if files is None or not Path(files).is_dir():
-            raise WeightsError(f"files is {files!r}, which is no folder; give the one that holds the depth files")
-        return ()
+            raise RecipeError(f"files is {files!r}, which is no folder; give the one that holds the depth files")
 
     @property
     def _root(self) -> Path:
@@ -229,8 +228,12 @@ def _packed(
 def _npz_names(media: MediaRef, candidate: Candidate) -> list[str]:
     """Where a view's depth may lie, the first that is there."""
     first = PurePosixPath(media.files[0].path)
-    stem = first.parent if media.kind == "images" else first.with_suffix("")
-    return list(dict.fromkeys(f"{name}.npz" for name in (stem, candidate.candidate_id)))
+    names = [candidate.candidate_id]
+    if media.kind == "video":
+        names.insert(0, str(first.with_suffix("")))
+    elif media.kind == "images" and first.parent.name:  # a chunk's name is that of many scenes, and so is the input folder's own
+        names.insert(0, str(first.parent))
+    return list(dict.fromkeys(f"{name}.npz" for name in names))
 
 
 def _kubric(media: MediaRef) -> tuple[str, str]:

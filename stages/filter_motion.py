@@ -5,7 +5,7 @@ their tracks the camera's motion and what each mask does against it (specs/synca
 threshold: both are ours. The defaults of the two limits are what separates the studio clips of seeds 0-199 best (benchmarks/motion.py).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, Literal, cast
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from schemas.typed import bounded
 from schemas.verdict import Reason
 from stages.motion import LEAST_POINTS, CameraMotion, MaskMotion, camera_motion, mask_motion, spread, summary
+from stages.perception.device import Precision
 from stages.perception.loaded import loaded
 from stages.perception.results import Image, Mask, Segmenter, Tracker, Tracks
 from stages.perception.weights import Weights, find
@@ -38,7 +39,8 @@ class MotionConfig:
     frames: at most so many, evenly spread over the clip, are looked at; every: every so manieth instead, whatever their number.
     height: pixels that frames are scaled down to. points_per_mask, background_points: tracked at most; max_masks: followed, the largest.
     points_per_side, pred_iou_thresh, stability_score_thresh: of Segment Anything's automatic masks.
-    points_per_batch: prompts that Segment Anything works on at once.
+    points_per_batch: prompts that Segment Anything works on at once. precision: of Segment Anything's image encoder and of CoTracker's
+    networks; see their classes for what less than fp32 costs.
 
     min_tracked_points, min_tracked_masks: with less to go by (plain grey, a single frame, everything lost) a clip has no score of
     motion, or one that means little, and is turned away for that. The defaults are what a camera and a subject take at least.
@@ -58,8 +60,9 @@ class MotionConfig:
     points_per_side: int = bounded(32, low=1, high=256)
     pred_iou_thresh: float = bounded(0.88, low=0.0, high=1.0)
     stability_score_thresh: float = bounded(0.95, low=0.0, high=1.0)
+    points_per_batch: int = bounded(64, low=1, high=4096)
+    precision: Precision = "fp32"
     device: str = placement("auto")
-    points_per_batch: int = placement(64)
     max_camera_motion: float | None = limit("camera_motion", "<=", Reason.CAMERA_MOVES, 0.0058)
     min_foreground_motion: float | None = limit("foreground_motion", ">=", Reason.SUBJECT_STILL, 0.0054)
     min_tracked_points: float | None = limit("tracked_points", ">=", Reason.UNTRACKED, float(LEAST_POINTS))
@@ -91,7 +94,7 @@ class MotionFilter(Watcher):
     diagonal, NaN: unknown), mask_visible, mask_points; camera_motion [F] for every frame looked at (all_frames [F]).
     """
 
-    name = "motion"
+    name = packs = "motion"
     version = 1
     needs = frozenset({"video"})
     Config = MotionConfig
@@ -110,7 +113,9 @@ class MotionFilter(Watcher):
         return tuple(used)
 
     def unused(self) -> frozenset[str]:
-        names = set() if self.config.masks != "regions" else {"points_per_side", "pred_iou_thresh", "stability_score_thresh"}
+        sam = {"points_per_side", "pred_iou_thresh", "stability_score_thresh", "points_per_batch"}
+        names = sam if self.config.masks == "regions" else set()
+        names = names | {"precision"} if not self.weights() else names
         return frozenset(names if self.config.every is None else names | {"frames"})
 
     def wants(self, item: Item) -> list[Look]:
@@ -146,12 +151,13 @@ class MotionFilter(Watcher):
     def models(self) -> tuple[Segmenter, Tracker]:
         """Loaded when first asked for. Raises WeightsError, RecipeError."""
         if self._models is None:
-            accept = self.accept_noncommercial
-            found = {name: find(name, path, accept_noncommercial=accept) for name, path in self.weights()}
-            self._models = (self._segmenter(found), self._tracker(found))
+            self._models = (self.segmenter(), self.tracker())
         return self._models
 
-    def _segmenter(self, found: Mapping[str, Weights]) -> Segmenter:
+    def _found(self) -> dict[str, Weights]:
+        return {name: find(name, path, accept_noncommercial=self.accept_noncommercial) for name, path in self.weights()}
+
+    def segmenter(self) -> Segmenter:
         chosen = self.config
         if chosen.masks == "regions":
             from stages.perception.regions import RegionSegmenter
@@ -159,12 +165,12 @@ class MotionFilter(Watcher):
             return loaded("motion regions", (), RegionSegmenter)
         from stages.perception.sam import SamSegmenter
 
-        weights, kind = found[chosen.masks], chosen.masks.removeprefix("sam-").replace("-", "_")
-        names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh", "device", "points_per_batch")
+        weights, kind = self._found()[chosen.masks], chosen.masks.removeprefix("sam-").replace("-", "_")
+        names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh", "points_per_batch", "precision", "device")
         asked: dict[str, Any] = {name: getattr(chosen, name) for name in names}
         return loaded(f"motion {chosen.masks}", (weights, *asked.items()), lambda: SamSegmenter(weights.path, kind, **asked))
 
-    def _tracker(self, found: Mapping[str, Weights]) -> Tracker:
+    def tracker(self) -> Tracker:
         chosen = self.config
         if chosen.tracker == "klt":
             from stages.perception.klt import KltTracker
@@ -172,9 +178,11 @@ class MotionFilter(Watcher):
             return loaded("motion klt", (), KltTracker)
         from stages.perception.cotracker import CoTracker, Mode
 
+        found = self._found()
         weights, code, mode = found[chosen.tracker], found["cotracker-code"], cast(Mode, chosen.tracker.removeprefix("cotracker3-"))
-        asked = (weights, code, chosen.device)
-        return loaded(f"motion {chosen.tracker}", asked, lambda: CoTracker(weights.path, mode, code=code.path, device=chosen.device))
+        where: dict[str, Any] = {"device": chosen.device, "precision": chosen.precision}
+        asked = (weights, code, *where.items())
+        return loaded(f"motion {chosen.tracker}", asked, lambda: CoTracker(weights.path, mode, code=code.path, **where))
 
 
 def _noted(shown: Shown, numbers: list[int]) -> Image:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from schemas.typed import bounded
 from schemas.verdict import Reason
+from stages.perception.device import Precision
 from stages.perception.loaded import loaded
 from stages.perception.results import Image, LineMatcher, LineMatches
 from stages.perception.weights import Weights, find
@@ -27,7 +28,7 @@ class LinesConfig:
     aliked, lightglue, gluestick, superpoint: your own checkpoint files; None: the registry's. height: frames are scaled down to it
     for matching (default: FCVG's, which matches at 1024 x 576); None: as they are. max_lines: segments of a frame, the strongest
     (FCVG: 300). max_keypoints: likewise, for the two models that use them. upstream: of "gluestick": let the authors' own package
-    match, which you install from their repository; its code is then part of what results depend on.
+    match, which you install from their repository; its code is then part of what results depend on. precision: of the same; see GlueStick.
     """
 
     model: Model = "lightglue"
@@ -39,6 +40,7 @@ class LinesConfig:
     max_lines: int = bounded(300, low=1, high=10_000)
     max_keypoints: int = bounded(1000, low=1, high=10_000)
     upstream: bool = False
+    precision: Precision = "fp32"
     device: str = placement("auto")
     min_lines: float | None = limit("n_lines", ">=", Reason.FEW_LINES)
 
@@ -56,7 +58,7 @@ class MatchLines(Watcher):
     scores [N] float32, 0 to 1; size [2] int32: width and height of the source. An item of a single frame has none.
     """
 
-    name = "lines"
+    name = packs = "lines"
     version = 1
     needs = frozenset({"video"})
     Config = LinesConfig
@@ -75,7 +77,7 @@ class MatchLines(Watcher):
     def unused(self) -> frozenset[str]:
         if self.config.model == "gluestick":
             return frozenset()
-        return frozenset({"upstream", "max_keypoints"} if self.config.model == "tracks" else {"upstream"})
+        return frozenset({"upstream", "precision"} | ({"max_keypoints"} if self.config.model == "tracks" else set()))
 
     def compute_settings(self) -> dict[str, Any]:
         """With the digest of the authors' code where that computes. Raises RecipeError where it is asked for and not installed."""
@@ -90,7 +92,7 @@ class MatchLines(Watcher):
 
             self.follower = TrackedLines(KltTracker(), max_lines=chosen.max_lines)  # no model: nothing to share
             return
-        settings = (*self._found, chosen.max_lines, chosen.max_keypoints, chosen.upstream, chosen.device)
+        settings = (*self._found, chosen.max_lines, chosen.max_keypoints, chosen.upstream, chosen.precision, chosen.device)
         self.matcher = loaded(f"lines {chosen.model}", settings, self._load)
 
     def wants(self, item: Item) -> list[Look]:
@@ -137,9 +139,9 @@ class MatchLines(Watcher):
         if chosen.model == "gluestick":
             from stages.perception.gluestick import GlueStick
 
-            return GlueStick(
-                one, two, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device, upstream=chosen.upstream
-            )
+            names = ("max_lines", "max_keypoints", "device", "precision", "upstream")
+            asked: dict[str, Any] = {name: getattr(chosen, name) for name in names}
+            return GlueStick(one, two, **asked)
         from stages.perception.lightglue_lines import LightGlueLines
 
         return LightGlueLines(one, two, max_lines=chosen.max_lines, max_keypoints=chosen.max_keypoints, device=chosen.device)

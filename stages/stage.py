@@ -115,6 +115,7 @@ class Stage(ABC):
     tier: ClassVar[Tier]
     needs: ClassVar[frozenset[str]]  # of: "video", "cameras", "synchronized", "masks", "view_group", "window"
     provides: ClassVar[frozenset[str]] = frozenset()
+    packs: ClassVar[str | None] = None  # stem of its member; those of further views add to it: "motion01"
     Config: ClassVar[type]
 
     def __init__(self, config: Any, accept_noncommercial: bool = False) -> None:
@@ -124,6 +125,9 @@ class Stage(ABC):
     def weights(self) -> tuple[tuple[str, str | None], ...]:
         """The checkpoints that results depend on: (name in stages.perception.weights, the user's own file or None). None by default."""
         return ()
+
+    def check(self) -> None:  # noqa: B027
+        """Raises RecipeError for settings that can never work here. Called once, before a run."""
 
     def unused(self) -> frozenset[str]:
         """Settings that say nothing to the model that the Config chooses: no part of the step key. None by default."""

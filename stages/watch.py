@@ -1,5 +1,6 @@
 """Several Watchers over one decode: each in a thread of its own, all fed from a single pass over the item's frames."""
 
+import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from queue import Queue
 from threading import Condition, Lock, Thread
@@ -7,6 +8,7 @@ from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.media import Media
 from stages.stage import Findings, Item, Look, Shown, Watcher
@@ -14,10 +16,10 @@ from stages.stage import Findings, Item, Look, Shown, Watcher
 T = TypeVar("T")
 
 DECODE = "decode"
-# Pictures that wait for a Watcher: so many, or more as long as they are few bytes. One that computes at length over its first frame
+# Pictures that wait for a Watcher: as many as these bytes hold, and two at least. One that computes at length over its first frame
 # stops the decoder, and with it everyone else, only when these are full.
-_AHEAD = 8
-_AHEAD_BYTES = 32 << 20
+_AHEAD = 2
+_AHEAD_BYTES = 48 << 20  # eight of 1080p
 
 
 def watch(
@@ -80,6 +82,8 @@ class _Seat:
 
     def _run(self, watcher: Watcher, item: Item) -> None:
         started = perf_counter()
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(torch.get_num_threads())  # OpenMP counts for each thread anew, and bits depend on how many compute
         try:
             if self._refused is not None:
                 raise self._refused
@@ -151,7 +155,8 @@ def _end(seats: Sequence[_Seat], failure: Exception | None) -> None:
             seat.give(failure)
         seat.give(None)
     for seat in seats:
-        seat.thread.join()
+        if seat.thread.ident is not None:  # else it never started, and what stopped it is to be told
+            seat.thread.join()
 
 
 def _pass(seats: Sequence[_Seat], item: Item, media: Media) -> Iterator[tuple[dict[_Seat, Shown], list[_Seat]]]:
@@ -165,9 +170,15 @@ def _pass(seats: Sequence[_Seat], item: Item, media: Media) -> Iterator[tuple[di
         wanted = np.unique(np.concatenate([look.frames for look in looks.values()]))
         sets = {seat: frozenset(look.frames.tolist()) for seat, look in looks.items()}
         for frame, pictures in zip(wanted.tolist(), media.stream(view.media, view.index, wanted, sizes), strict=True):
-            for pixels in pictures:
-                pixels.flags.writeable = False
             takers = [seat for seat in looks if not seat.left and frame in sets[seat]]
-            yield {seat: Shown(number, frame, pictures[sizes.index(looks[seat].size)]) for seat in takers}, takers
+            # Copies: a picture is part of an array of many, which would stay as long as one of them waits somewhere.
+            taken = {size: _read_only(pictures[sizes.index(size)]) for size in dict.fromkeys(looks[seat].size for seat in takers)}
+            yield {seat: Shown(number, frame, taken[looks[seat].size]) for seat in takers}, takers
             if all(seat.left for seat in looks):
                 break
+
+
+def _read_only(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    copied = pixels.copy()
+    copied.flags.writeable = False
+    return copied

@@ -63,7 +63,7 @@ class DepthModel:
         self._batch = 1 if voting else batch
         self._network = _load(getattr(transformers, _CLASSES[self._kind]), folder).to(self._device, self._dtype).eval()
         try:
-            self._processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            self._processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, ImportError) as error:
             raise WeightsError(
                 f"{folder}: its preprocessor_config.json (or processor_config.json) cannot be used: {_first_line(error)}"

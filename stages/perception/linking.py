@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.verdict import CandidateError, Reason
 from stages.perception.openpose import BODY, FOUND, POINTS
 from stages.perception.results import People, Points
 
@@ -76,16 +77,17 @@ class _Person:
         self.frames += bool((sight.scores > 0).any())
 
 
-def link(found: Iterable[People], most: int | None = None) -> LinkedPeople:
+def link(found: Iterable[People], most: int | None = None, room: int | None = None) -> LinkedPeople:
     """The people of frames that follow each other; as evenly spaced as may be, for people are expected to move on as they did.
 
     most: give no more than so many, those who are seen in most frames, the earlier ones of equals. `found` is taken one by one, and
     memory grows with frames times (people about at once + most), not with everybody who ever passed.
+    room: frames times people that the result may have; more raises CandidateError(E_TOO_BIG).
     """
     crowd = _Crowd(most)
     for people in found:
         crowd.see(people)
-    return crowd.linked()
+    return crowd.linked(room)
 
 
 class _Crowd:
@@ -121,8 +123,12 @@ class _Crowd:
         self._first = self._last if number == 0 else self._first
         self._frames += 1
 
-    def linked(self) -> LinkedPeople:
+    def linked(self, room: int | None) -> LinkedPeople:
         kept = self._most_seen(self._gone + self._about)
+        if room is not None and self._frames * len(kept) > room:
+            many = f"{len(kept)} people in {self._frames} frames are {self._frames * len(kept)} skeletons"
+            fix = "raise stride, or cut the source into shots or windows"
+            raise CandidateError(Reason.E_TOO_BIG, f"{many}; at most {room} are kept of one item: {fix}")
         keypoints = np.zeros((self._frames, len(kept), POINTS, 2), np.float32)
         scores = np.zeros((self._frames, len(kept), POINTS), np.float32)
         for place, person in enumerate(kept):

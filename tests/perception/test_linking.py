@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="scipy is not installed (extra: perception)")
 
+from schemas.verdict import CandidateError, Reason
 from stages.perception.linking import MEMORY, distance, link
 from stages.perception.openpose import BODY, FOUND, nobody
 from stages.perception.results import People
@@ -147,3 +148,11 @@ def test_memory_does_not_grow_with_everybody_who_ever_passed() -> None:
     given = linked.keypoints.nbytes + linked.scores.nbytes
     assert linked.keypoints.shape[:2] == (frames, most) and linked.ids.max() > 200
     assert peak < 2 * given + 2e6
+
+
+def test_a_crowd_that_is_too_much_to_keep_is_refused() -> None:
+    frames = [at((100, 100), (300, 100))] * 10
+    assert len(link(frames, room=20).ids) == 2
+    with pytest.raises(CandidateError, match="2 people in 10 frames are 20 skeletons; at most 19") as caught:
+        link(frames, room=19)
+    assert caught.value.reason is Reason.E_TOO_BIG

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from schemas.typed import RecipeError
+from stages.filter_motion import MotionConfig, MotionFilter, measure
 from stages.perception.device import lower, torch_device
 from stages.perception.sam import SamSegmenter
 from stages.perception.weights import WeightsError, find
@@ -113,6 +114,21 @@ class Disks:
 def disk(size: tuple[int, int], centre: tuple[float, float], radius: float) -> NDArray[np.bool_]:
     x, y = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
     return np.hypot(x - centre[0], y - centre[1]) < radius
+
+
+def test_the_motion_filter_runs_it_on_a_clip(file: Path, encoded: tuple[Any, Any]) -> None:
+    """A picture that slides by two pixels a frame: the camera's motion, whatever regions random weights make of it."""
+    settings: dict[str, Any] = {"masks": "sam-vit-b", "sam": str(file), "points_per_side": 1, "device": "cpu", **_EVERYTHING}
+    stage = MotionFilter(MotionConfig(**settings))
+    stage.prepare()
+    segmenter = stage.models()[0]
+    assert isinstance(segmenter, SamSegmenter)
+    remember(segmenter._generator.predictor.model.image_encoder, encoded)
+    frames = [np.roll(picture(), 2 * number, axis=1) for number in range(5)]
+    motion = measure(iter(frames), *stage.models(), stage.config)
+    assert motion.scores()["camera_motion"] == pytest.approx(8 / 200, abs=0.005)
+    found = [mask for mask in segmenter.masks(frames[0]) if mask.pixels.mean() <= 0.5]
+    assert motion.labels.max(initial=0) <= len(found) and set(np.unique(motion.label)) <= set(range(len(found) + 1))
 
 
 @pytest.mark.parametrize("size", [(200, 100), (100, 200)])  # a wide and a tall one: a resize that mixes up its axes would show

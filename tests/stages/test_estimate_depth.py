@@ -269,9 +269,10 @@ def test_only_the_candidate_whose_files_changed_is_computed_anew(tmp_path: Path)
 
 
 class Again(KnownDepth):
-    """Another source of depth in the same recipe."""
+    """Another source of depth in the same recipe, which does not say what it packs."""
 
     name = "again"
+    packs = None
 
 
 def test_two_stages_cannot_pack_one_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,6 +283,23 @@ def test_two_stages_cannot_pack_one_member(tmp_path: Path, capsys: pytest.Captur
     assert status != 0 and "'again' packs depth.npz, which a stage before it packs too" in capsys.readouterr().err
 
 
+def test_a_stored_result_does_not_hide_that_two_stages_pack_one_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in two_clips(tmp_path):
+        np.savez(tmp_path / "depth" / f"{name}.npz", depth=np.ones((12, 48, 64)))
+    assert curated(tmp_path, "tests.stages.test_estimate_depth:Again")[0] == 0
+    status, _ = curated(tmp_path, "stages.estimate_depth:KnownDepth", "tests.stages.test_estimate_depth:Again")
+    assert status != 0 and "'again' packs depth.npz, which a stage before it packs too" in capsys.readouterr().err
+
+
+def test_stages_that_say_so_are_refused_before_the_run() -> None:
+    both = [{"known_depth": {"files": "."}}, {"depth": {"weights": "."}}]
+    recipe = parse_recipe({"name": "both", "sources": {"clips": {"stages": both}}})
+    with pytest.raises(RecipeError, match=r"'known_depth' and 'depth' both pack depth\.npz"):
+        bind(recipe)
+
+
 def test_where_to_look_and_how_fast_is_no_part_of_the_key(tmp_path: Path) -> None:
     assert set(known(files=str(tmp_path)).compute_settings()) == {"layout", "stride", "height"}
-    assert set(stage(device="cuda:7").compute_settings()) == {"model", "stride", "height", "precision"}
+    assert set(stage(device="cuda:7").compute_settings()) == {"model", "stride", "height", "precision", "batch"}, (
+        "a batch changes the last bits"
+    )
