@@ -29,7 +29,7 @@ def scene_json(cameras: CameraFile, title: str, most_views: int = MOST_VIEWS, mo
     per_view = max(1, most_poses // len(chosen))
     tracks = [cameras.tracks[name] for name in chosen]
     up, told = up_vector(list(cameras.tracks.values()))
-    frames = max(len(track) for track in tracks)
+    frames = max(1 if is_static(track) else len(track) for track in tracks)
     views = [_view(name, cameras.tracks[name], cameras.frames[name], per_view) for name in chosen]
     return {
         "title": title,

@@ -11,7 +11,6 @@ from pipeline.report.camera_view import spread
 from pipeline.report.data import SourceData, load_rows
 from schemas.scores import SCORES
 from schemas.verdict import REASON_TEXT, Reason, Status
-from stages.stage import Limit
 
 MOST_ROWS = 2000
 MOST_TEXT = 200  # characters of an error's message
@@ -61,9 +60,7 @@ def explorer_json(
             rows.append(_row(row, number, source, reasons) | _shown(sample_id, pictures, scenes))
     return {
         "total": int(sum(source.judged.sum() for source in sources)),
-        "sources": [
-            {"name": each.name, "scores": list(each.scores), "limits": [_limit(limit) for limit in each.limits]} for each in sources
-        ],
+        "sources": [{"name": each.name, "scores": list(each.scores), "limits": _limits(each)} for each in sources],
         "statuses": [str(status) for status in Status],
         "reasons": [[name, REASON_TEXT[Reason(name)] if name in set(Reason) else ""] for name in reasons],
         "scores": {name: [SCORES[name].unit, SCORES[name].meaning] for name in SCORES if any(name in each.scores for each in sources)},
@@ -71,8 +68,9 @@ def explorer_json(
     }
 
 
-def _limit(limit: Limit) -> list[Any]:
-    return [limit.key, limit.score, limit.op, limit.value, str(limit.reason)]
+def _limits(source: SourceData) -> list[list[Any]]:
+    """[score, op, value, reason] each; one that two stages set, e.g. min_views, once."""
+    return [list(each) for each in dict.fromkeys((limit.score, limit.op, limit.value, str(limit.reason)) for limit in source.limits)]
 
 
 def _row(row: Mapping[str, Any], number: int, source: SourceData, reasons: Sequence[str]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ function sampleTable(data, pictures, scenes) {
         make("td", { class: "id" }, opener(row, make("code", {}, row.id))),
         make("td", { class: "name" }, sourceOf(row).name),
         make("td", { class: "name" }, verdict(row)),
-        make("td", {}, reasons ? make("code", {}, reasons) : ""),
+        make("td", { class: "why-cell" }, reasons ? make("code", {}, reasons) : ""),
       ];
       if (score) cells.push(make("td", { class: "number" }, short(scoreOf(row, score))));
       return make("tr", {}, ...cells);
@@ -118,9 +118,9 @@ function sampleTable(data, pictures, scenes) {
     const lines = [];
     scores.forEach((name, i) => {
       const value = row.n[i];
-      const own = limits.filter((limit) => limit[1] === name);
+      const own = limits.filter((limit) => limit[0] === name);
       if (value === null && !own.length) return;
-      for (const [, , op, bound, reason] of own.length ? own : [["", "", "", null, ""]]) {
+      for (const [, op, bound, reason] of own.length ? own : [["", "", null, ""]]) {
         const fails = value !== null && bound !== null && (op === ">=" ? value < bound : value > bound);
         const judged = bound === null ? "" : value === null ? "not computed" : fails ? reason : "passes";
         const allowed = bound === null ? "" : `${op === ">=" ? "≥" : "≤"} ${short(bound)}`;

@@ -1,6 +1,6 @@
 """The cameras of a few samples of each source, for the interactive view."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.report.found import Found
 MOST_PER_SOURCE = 4
 MOST_VIEWS = 36
 MOST_POSES = 360  # of one scene: 40 kB
+MOST_POSES_OF_ALL = 5000  # 0.5 MB
 
 
 class Scenes:
@@ -25,41 +26,39 @@ class Scenes:
         self.all: list[dict[str, Any]] = []
         self.of: dict[str, list[int]] = {}
         self.by_sample: dict[str, int] = {}
+        most = max(1, min(MOST_POSES, MOST_POSES_OF_ALL // max(1, MOST_PER_SOURCE * len(sources))))
         found = Found(output)
         for source in sources:
             chosen = _choose(output, source.name)
             rows = load_rows(output, chosen)
             self.of[source.name] = []
             for sample_id in chosen:
-                arrays = found.arrays(rows[sample_id], "cameras")
-                if arrays is None:
-                    continue
-                try:
-                    cameras = sample_cameras(arrays, sample_id, tuple(rows[sample_id]["view_ids"]))
-                except (CameraFileError, KeyError, ValueError):
-                    continue  # `audit verify` says what is wrong with it
-                self.of[source.name].append(len(self.all))
-                self.by_sample[sample_id] = len(self.all)
-                self.all.append(scene_json(cameras, sample_id, MOST_VIEWS, MOST_POSES))
+                scene = _scene(found, rows[sample_id], most) if len(self.of[source.name]) < MOST_PER_SOURCE else None
+                if scene is not None:
+                    self.of[source.name].append(len(self.all))
+                    self.by_sample[sample_id] = len(self.all)
+                    self.all.append(scene)
+
+
+def _scene(found: Found, row: Mapping[str, Any], most: int) -> dict[str, Any] | None:
+    """None where the sample has no cameras, or none that can be read: `audit verify` says what is wrong with them."""
+    arrays = found.arrays(row, "cameras")
+    if arrays is None:
+        return None
+    try:
+        return scene_json(sample_cameras(arrays, row["sample_id"], tuple(row["view_ids"])), row["sample_id"], MOST_VIEWS, most)
+    except (CameraFileError, KeyError, ValueError, TypeError, IndexError):
+        return None
 
 
 def _choose(output: OutputFolder, source: str) -> list[str]:
-    """Packed samples that have a cameras.npz, spread over the source: those of several views, if there are any."""
+    """Packed samples to look at, spread over the source: those of several views, if there are any. First as many as are drawn, then
+    others, because not every sample of a source need have cameras."""
     table = output.table("samples", ["sample_id", "view_ids"], (ds.field("source") == source) & ds.field("shard").is_valid())
     several = pc.greater(pc.list_value_length(table["view_ids"]), 1)
     packed = (table.filter(several) if pc.any(several).as_py() else table)["sample_id"].to_pylist()
-    having = _with_cameras(output, source)
-    packed = [sample_id for sample_id in packed if sample_id in having]
-    return [packed[i] for i in spread(len(packed), MOST_PER_SOURCE)]
-
-
-def _with_cameras(output: OutputFolder, source: str) -> set[str]:
-    found: set[str] = set()
-    for batch in output.table("shards", ["members"], ds.field("source") == source).to_batches(max_chunksize=64):
-        flat = pc.list_flatten(batch.column("members"))
-        own = pc.equal(pc.struct_field(flat, "name"), "cameras.npz")
-        found.update(pc.struct_field(flat, "sample_id").filter(own).to_pylist())
-    return found
+    order = dict.fromkeys([*spread(len(packed), MOST_PER_SOURCE), *spread(len(packed), 4 * MOST_PER_SOURCE)])
+    return [packed[i] for i in order]
 
 
 def scenes_block(source: SourceData, scenes: Scenes) -> str:

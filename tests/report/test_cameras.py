@@ -95,6 +95,7 @@ def test_many_views_and_poses_are_drawn_in_part_and_it_is_said(tmp_path: Path) -
     (tmp_path / "images.txt").write_text("".join(lines))
     scene = scene_json(read_camera_file(tmp_path), "many")
     assert len(scene["views"]) == MOST_VIEWS == scene["shown"]["views"] and scene["shown"]["ofViews"] == MOST_VIEWS + 50
+    assert scene["shown"]["poses"] == scene["shown"]["ofPoses"] == 1
     long = npz(tmp_path / "long.npz", MOST_POSES // 5 + 100)
     scene = scene_json(read_camera_file(long), "long")
     assert sum(len(view["poses"]) for view in scene["views"]) == MOST_POSES
