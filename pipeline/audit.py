@@ -8,6 +8,7 @@ python -m pipeline.audit sql DIR "SELECT ..."     SQL over the tables samples, s
 python -m pipeline.audit diff DIR DIR2            what differs between two runs, and why
 python -m pipeline.audit what-if DIR --set quality.min_sharpness=30    what other limits would keep, from stored scores
 python -m pipeline.audit compare DIR DIR2         a page that asks you, blind, which of two sets of samples is better
+python -m pipeline.audit export DIR --output DIR2 --license CC0-1.0    shards and manifest of one licence, to give to others
 """
 
 import argparse
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m pipeline.audit", description=__doc__, epilog=EPILOG, formatter_class=shape)
-    verbs = parser.add_subparsers(required=True, metavar="{summary,verify,report,show,sql,diff,what-if,compare}")
+    verbs = parser.add_subparsers(required=True, metavar="{summary,verify,report,show,sql,diff,what-if,compare,export}")
 
     def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text, formatter_class=shape)
@@ -98,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--pairs", metavar="N", type=count(1), default=30, help="how many pairs at most (default: 30)")
     compare.add_argument("--seed", metavar="N", type=count(0), default=0, help="draws the pairs and their sides (default: 0)")
     compare.add_argument("--output", type=Path, metavar="FILE", help="where to write the page (default: DIR/report/compare.html)")
+    export = add("export", _export, "Shards and manifest of the samples of one licence, or of several, in a folder that training reads.")
+    export.add_argument("--output", type=Path, metavar="DIR2", required=True, help="a new folder; shards are linked there, or copied")
+    export.add_argument("--license", metavar="LICENCE", action="append", default=[], help="as in the recipe, or none; repeat for more")
+    export.add_argument("--mixed-licenses", action="store_true", help="samples of several licences may go together")
+    export.add_argument("--accept-noncommercial", action="store_true", help="also what was made with weights for non-commercial use")
     return parser
 
 
@@ -220,6 +226,21 @@ def _what_if(output: OutputFolder, options: argparse.Namespace) -> int:
     print(format_flips(counts, run if options.write else f"add --write NAME, then: {run}"))
     if options.write is not None:
         print(f"\n{path}")
+    return DONE
+
+
+def _export(output: OutputFolder, options: argparse.Namespace) -> int:
+    from pipeline.auditing.export import ExportError, export, format_export
+
+    try:
+        found = export(output, options.output, options.license, options.mixed_licenses, options.accept_noncommercial)
+    except ExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except OSError as error:
+        print(f"error: {options.output} could not be written: {error.strerror}", file=sys.stderr)
+        return FAILED
+    print(format_export(found, options.output))
     return DONE
 
 

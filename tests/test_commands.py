@@ -23,6 +23,7 @@ audit show      DIR SAMPLE_ID
 audit sql       DIR QUERY       --csv
 audit diff      DIR DIR2        --tolerance=SHARE --json
 audit compare   DIR DIR2        --a=NAME --b=NAME --pairs=N --seed=N --output=FILE
+audit export    DIR             --output=DIR2! --license=LICENCE* --mixed-licenses --accept-noncommercial
 audit what-if   DIR             --set=[SOURCE.]stage.key=value*! --write=NAME --json
 studio          LAYOUT  --output=DIR! --scenes=N --cameras=V --frames=F --size=WxH --seed=N --truth=DIR
                         --footage=video|frames|torch --calibration=json|colmap|qualisys --trajectories=DIR

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.auditing.export import NONE
 from pipeline.auditing.folder import OutputFolder
 from pipeline.auditing.layout import human_bytes, text_table
 from schemas.verdict import REASON_TEXT, Reason, Status
@@ -16,11 +17,13 @@ STATUSES = [str(status) for status in Status]
 def summarize(output: OutputFolder) -> dict[str, Any]:
     """Plain numbers, JSON-ready, counted from the tables and not copied from run.json.
 
-    {"state", "sources": {source: {"candidates", "rows", status: n, "samples", "text": {"with", "without"}, "reasons":
-    {reason: n}}}, "candidates", "error_budget", "shards": {"count", "bytes", "samples"}}. A row with several reasons counts
-    under each. Statuses are of what was judged: a source from which samples were drawn counts only when it failed.
+    {"state", "sources": {source: {"candidates", "rows", status: n, "samples", "text": {"with", "without"}, "reasons": {reason:
+    n}}}, "licenses": {licence: {"rows", "samples", "noncommercial"}}, "candidates", "error_budget", "shards": {"count", "bytes",
+    "samples"}}. noncommercial: samples that depend on weights of which the licence forbids commercial use. A row with several
+    reasons counts under each. Statuses are of what was judged: a source from which samples were drawn counts only when it
+    failed.
     """
-    columns = ["source", "status", "is_source", "is_sample", "has_text", "shard", "reasons"]
+    columns = ["source", "status", "is_source", "is_sample", "has_text", "shard", "reasons", "license", "weights"]
     rows = output.table("samples", columns)
     shards = output.table("shards", ["bytes", "n_samples"])
     sources = {name: _source(rows.filter(pc.equal(rows["source"], name))) for name in output.sources()}
@@ -28,6 +31,7 @@ def summarize(output: OutputFolder) -> dict[str, Any]:
     return {
         "state": output.run.get("state", "unknown"),
         "sources": sources,
+        "licenses": _licenses(rows),
         "error_budget": output.run.get("error_budget"),
         "candidates": candidates,
         "shards": {
@@ -54,6 +58,18 @@ def _source(rows: pa.Table) -> dict[str, Any]:
     }
 
 
+def _licenses(rows: pa.Table) -> dict[str, dict[str, int]]:
+    """Licences by name, "none" where a source states none."""
+    names, packed = pc.fill_null(rows["license"], NONE).to_pylist(), pc.is_valid(rows["shard"]).to_pylist()
+    touched = [any(each["noncommercial"] for each in weights or ()) for weights in rows["weights"].to_pylist()]
+    found: dict[str, dict[str, int]] = {name: {"rows": 0, "samples": 0, "noncommercial": 0} for name in sorted(set(names))}
+    for name, is_packed, is_touched in zip(names, packed, touched, strict=True):
+        found[name]["rows"] += 1
+        found[name]["samples"] += is_packed
+        found[name]["noncommercial"] += is_packed and is_touched
+    return found
+
+
 def format_summary(summary: dict[str, Any]) -> str:
     """The summary as text for a terminal."""
     sources = summary["sources"]
@@ -66,6 +82,9 @@ def format_summary(summary: dict[str, Any]) -> str:
         body.append(["all", *(sum(row[i] for row in body) for i in range(1, len(header) - 1)), ""])
     blocks = [f"state: {summary['state']}", text_table(header, body)]
     blocks.append("candidates: what ingest found; rows: these and what was sampled from them; samples: what the shards hold.")
+    licenses = [[name, each["rows"], each["samples"], each["noncommercial"]] for name, each in summary["licenses"].items()]
+    if licenses:
+        blocks.append(text_table(["licence", "rows", "samples", "with non-commercial weights"], licenses))
     reasons = [[name, reason, count, _meaning(reason)] for name, each in sources.items() for reason, count in each["reasons"].items()]
     if reasons:
         blocks.append(text_table(["source", "reason", "rows", "meaning"], reasons))
