@@ -82,21 +82,26 @@ class Harvest:
         best_by, looks_for_twins = unit.source.spec.best_by, self._printed[source] is not None
         part = open_part(unit_part(unit))
         tar = meta_of(part)["tar"]
-        found, printed = [], []
+        found = []
         for row in part.read(columns=[*_PACKED, *(["scores"] if best_by else []), *(_PRINTED if looks_for_twins else [])]).to_pylist():
             if row["status"] != Status.KEPT or not row["is_sample"]:
                 continue
             members = tuple(members_from_json(row["members"]))
-            found.append(Kept(row["sample_id"], source, row["split"], row["payload_key"], members, tar))
-            printed.append(Printed.of(row) if looks_for_twins else None)
-            if best_by is not None:
-                self._ranked[source].append(_Ranked(_rank(row["scores"], best_by), row["sample_id"], printed[-1]))
-        self._kept += found
+            kept = Kept(row["sample_id"], source, row["split"], row["payload_key"], members, tar)
+            rank = _rank(row["scores"], best_by) if best_by else 0.0
+            found.append((kept, rank, Printed.of(row) if looks_for_twins else None))
         self.units += 1
-        if best_by is not None:
+        return self.offer(source, found)
+
+    def offer(self, source: str, samples: Sequence[tuple[Kept, float, Printed | None]]) -> list[Kept]:
+        """Take in samples of one source that its stages kept, each with its rank (smaller is better) and, where its source looks for
+        twins, its fingerprint; all of a run in plan order. Returns those that are certain to be packed."""
+        self._kept += [kept for kept, _, _ in samples]
+        if self._sources[source].spec.best_by is not None:
+            self._ranked[source] += [_Ranked(rank, kept.sample_id, printed) for kept, rank, printed in samples]
             return []
-        self._turn_away(source, printed)
-        return [sample for sample in found if sample.sample_id not in self._overruled]
+        self._turn_away(source, [printed for _, _, printed in samples])
+        return [kept for kept, _, _ in samples if kept.sample_id not in self._overruled]
 
     def settle(self) -> tuple[list[Kept], dict[str, Overruled]]:
         """Once all units are taken: the samples to pack, in plan order, and what is turned away, by sample id."""

@@ -36,6 +36,7 @@ Mask = NDArray[np.bool_]
 Codes = NDArray[np.int64]
 
 OVER = str(Reason.OVER_TARGET_COUNT)
+OVERRULED = (OVER, str(Reason.DUPLICATE), str(Reason.NEAR_DUPLICATE))  # by the run as a whole; their stages kept such rows
 DICTIONARIES = ["source", "status", "stage", "stopped_at"]
 STATE = [*DICTIONARIES, "is_source", "is_sample", "reasons"]
 
@@ -73,10 +74,10 @@ class DecidedRows:
         self.outcomes: list[Outcome] = []
         self._numbers: dict[Outcome, int] = {}
         self._violated: dict[Test, Mask] = {}
-        self._is_source, self._is_sample = (_mask(self._column(name)) for name in ("is_source", "is_sample"))
+        self._is_source, self._is_sample = (_mask(self.column(name)) for name in ("is_source", "is_sample"))
 
     def of_source(self, name: str) -> Mask:
-        return _mask(pc.equal(self._column("source"), name))
+        return _mask(pc.equal(self.column("source"), name))
 
     def decide(self, chain: Chain, mine: Mask) -> None:
         """The rows of one source (mine [N]) that go this way."""
@@ -87,39 +88,55 @@ class DecidedRows:
 
     def orphan(self, mine: Mask) -> None:
         """Children of what would no longer be sampled from would not be there."""
-        ended = mine & self._is_source & self._becomes(Status.REJECTED)
-        parents = self._column("sample_id").filter(pa.array(ended))
-        children = mine & ~self._is_source & _mask(pc.is_in(self._column("parent_id"), parents))
-        self.outcome[children] = self._add(Outcome(GONE))
+        ended = mine & self._is_source & self.becomes(Status.REJECTED)
+        parents = self.column("sample_id").filter(pa.array(ended))
+        children = mine & ~self._is_source & _mask(pc.is_in(self.column("parent_id"), parents))
+        self.outcome[children] = self.add(Outcome(GONE))
 
     def refuse_unstorable(self, mine: Mask) -> None:
         """A rejected sample whose payload could not be made is no sample by being kept: it would be an error, which one is not stored."""
-        rows = np.flatnonzero(mine & self._is_sample & self._becomes(Status.KEPT))
+        rows = np.flatnonzero(mine & self._is_sample & self.becomes(Status.KEPT))
         if len(rows) == 0:
             return
         notes = read_columns(self._output, ["notes"])["notes"].combine_chunks().take(pa.array(rows))
         owner = np.repeat(np.arange(len(notes)), np.diff(notes.offsets.to_numpy()))
         failed = owner[np.flatnonzero(_mask(pc.equal(notes.keys, "payload")))]
-        self.outcome[rows[failed]] = self._add(Outcome(UNKNOWN, needs=PAYLOAD))
+        self.outcome[rows[failed]] = self.add(Outcome(UNKNOWN, needs=PAYLOAD))
 
     def rank(self, mine: Mask, best_by: str, target: int) -> None:
         """The best `target` by the score again. What is unknown may take a place or not: where that matters is unknown too."""
         over = mine & (self.outcome < 0) & self._has_reason(OVER)
-        known = mine & self._is_sample & self._becomes(Status.KEPT)
-        known |= mine & self._is_sample & (self.outcome < 0) & (_mask(pc.equal(self._column("status"), str(Status.KEPT))) | over)
-        unknown = mine & self._becomes(UNKNOWN)
-        scores = self._column(f"scores.{best_by.removeprefix('-')}")
-        ranks = pc.fill_null(scores, np.nan).to_numpy() * (1.0 if best_by.startswith("-") else -1.0)
-        ranks = np.where(np.isnan(ranks), np.inf, ranks)
+        known = mine & self.kept_by_stages()
+        unknown = mine & self.becomes(UNKNOWN)
+        ranks, missing = self.ranks(best_by)
         best = self._best(known, ranks, target)
         if (unknown & ~self._is_sample).any():
             certain = np.zeros_like(known)  # nobody knows how many children there would be
         else:
-            highest = np.where(unknown & _mask(pc.is_null(scores)), -np.inf, ranks)
+            highest = np.where(unknown & missing, -np.inf, ranks)
             certain = self._best(known | unknown, highest, target)
-        self.outcome[known & best & ~certain] = self._add(Outcome(UNKNOWN, needs=RANKING))
-        self.outcome[known & certain & over] = self._add(Outcome(str(Status.KEPT)))
-        self.outcome[known & ~best & ~over] = self._add(Outcome(str(Status.REJECTED), (OVER,)))
+        self.outcome[known & best & ~certain] = self.add(Outcome(UNKNOWN, needs=RANKING))
+        self.outcome[known & certain & over] = self.add(Outcome(str(Status.KEPT)))
+        self.outcome[known & ~best & ~over] = self.add(Outcome(str(Status.REJECTED), (OVER,)))
+
+    def kept_by_stages(self) -> Mask:
+        """Samples that no stage turns away, whatever the run as a whole does."""
+        before = _mask(pc.equal(self.column("status"), str(Status.KEPT)))
+        for reason in OVERRULED:
+            before |= self._has_reason(reason)
+        return self._is_sample & (self.becomes(Status.KEPT) | ((self.outcome < 0) & before))
+
+    def ranks(self, best_by: str) -> tuple[NDArray[np.float64], Mask]:
+        """[N] smaller is better, infinite where there is no number; and where no score was computed."""
+        scores = self.column(f"scores.{best_by.removeprefix('-')}")
+        ranks = pc.fill_null(scores, np.nan).to_numpy() * (1.0 if best_by.startswith("-") else -1.0)
+        return np.where(np.isnan(ranks), np.inf, ranks), _mask(pc.is_null(scores))
+
+    def settle(self, row: int, outcome: Outcome) -> None:
+        """What the run as a whole says of a row that its stages keep."""
+        has = tuple(self._table["reasons"][row].as_py())
+        same = self.outcome[row] < 0 and has == outcome.reasons
+        self.outcome[row] = -1 if same else self.add(outcome)
 
     def _best(self, among: Mask, ranks: NDArray[np.float64], target: int) -> Mask:
         """The `target` rows of least rank; of equal ones those whose ids come first."""
@@ -128,7 +145,7 @@ class DecidedRows:
         last = np.partition(ranks[among], target - 1)[target - 1]
         best = among & (ranks < last)
         tied = np.flatnonzero(among & (ranks == last))
-        ids = self._column("sample_id").take(pa.array(tied))
+        ids = self.column("sample_id").take(pa.array(tied))
         order = pc.sort_indices(ids).to_numpy()
         best[tied[order[: target - np.count_nonzero(best)]]] = True
         return best
@@ -151,7 +168,7 @@ class DecidedRows:
         """Rows whose score lies outside. A score that was not computed does not; NaN does."""
         if test not in self._violated:
             score, op, value = test
-            inside = (pc.greater_equal if op == ">=" else pc.less_equal)(self._column(f"scores.{score}"), value)
+            inside = (pc.greater_equal if op == ">=" else pc.less_equal)(self.column(f"scores.{score}"), value)
             self._violated[test] = ~_mask(pc.fill_null(inside, True))
         return self._violated[test]
 
@@ -170,10 +187,10 @@ class DecidedRows:
 
     def _groups(self, tests: Sequence[Test], rows: Codes) -> tuple[Codes, Codes]:
         """([M] the group of each row, [G] the position in `rows` of each group's first) by state and verdicts."""
-        reasons = pc.binary_join(self._column("reasons").take(pa.array(rows)), "\t").dictionary_encode()
+        reasons = pc.binary_join(self.column("reasons").take(pa.array(rows)), "\t").dictionary_encode()
         parts = [(reasons.indices.to_numpy().astype(np.int64), len(reasons.dictionary))]
         for name in ("stage", "stopped_at"):
-            column = self._column(name)
+            column = self.column(name)
             parts.append((pc.fill_null(column.indices, len(column.dictionary)).to_numpy()[rows], len(column.dictionary) + 1))
         parts += [(self._test(test)[rows], 2) for test in tests]
         key, size = np.zeros(len(rows), np.int64), 1
@@ -186,7 +203,7 @@ class DecidedRows:
 
     def _ask_parts(self, chain: Chain, tests: Sequence[Test], rows: Codes) -> None:
         """Rows whose sampler may have refused them whatever the limits: the parts say, one by one."""
-        known = own_reasons(self._output, chain.steps[0].name, self._column("sample_id").take(pa.array(rows)).to_pylist())
+        known = own_reasons(self._output, chain.steps[0].name, self.column("sample_id").take(pa.array(rows)).to_pylist())
         for row, own in zip(rows.tolist(), known, strict=True):
             found = Outcome(UNKNOWN, needs=SAMPLER)
             if own is not None:
@@ -198,32 +215,32 @@ class DecidedRows:
 
     def _state(self, row: int) -> State:
         reasons, stage, stopped_at = (self._table[name][row].as_py() for name in ("reasons", "stage", "stopped_at"))
-        return State(tuple(reason for reason in reasons if reason != OVER), stage, stopped_at)
+        return State(tuple(reason for reason in reasons if reason not in OVERRULED), stage, stopped_at)
 
     def _number(self, row: int, outcome: Outcome) -> int:
         """The outcome's number, -1 where it is what the row has."""
         state = self._state(row)
         same = outcome.needs is None and (outcome.reasons, outcome.stopped_at) == (state.reasons, state.stopped_at)
-        return -1 if same else self._add(outcome)
+        return -1 if same else self.add(outcome)
 
-    def _add(self, outcome: Outcome) -> int:
+    def add(self, outcome: Outcome) -> int:
         if outcome not in self._numbers:
             self._numbers[outcome] = len(self.outcomes)
             self.outcomes.append(outcome)
         return self._numbers[outcome]
 
-    def _becomes(self, status: str) -> Mask:
+    def becomes(self, status: str) -> Mask:
         """Rows that change, and to this status."""
         wanted = np.array([*(each.status == status for each in self.outcomes), False])
         return np.asarray(wanted[self.outcome])  # -1 is the last one, False
 
     def _has_reason(self, reason: str) -> Mask:
-        reasons = self._column("reasons")
+        reasons = self.column("reasons")
         found = np.zeros(len(reasons), bool)
         found[pc.list_parent_indices(reasons).to_numpy()[_mask(pc.equal(pc.list_flatten(reasons), reason))]] = True
         return found
 
-    def _column(self, name: str) -> pa.Array:
+    def column(self, name: str) -> pa.Array:
         return self._table[name].chunk(0) if self._table[name].num_chunks else pa.array([], self._table[name].type)
 
 

@@ -16,20 +16,9 @@ from schemas.scores import SCORES
 from schemas.verdict import ERRORS, SKIPS
 from stages.stage import Limit
 
-_PLAIN = [
-    "split",
-    "license",
-    "kind",
-    "n_children",
-    "has_text",
-    "width",
-    "height",
-    "n_frames",
-    "fps",
-    "error_message",
-    "stage",
-    "stopped_at",
-]
+_PLAIN = ["split", "license", "kind", "n_children", "has_text", "width", "height", "n_frames", "fps", "attempts"]
+_PLAIN += ["error_message", "stage", "stopped_at"]
+_NESTED = ["media", "view_ids", "frame_index", "pts_ns", "angle_bins", "pairs", "notes"]
 _MADE_BY = ("parallax_version", "code_version", "lock_sha256", "state", "seed", "inputs", "limit", "selection")
 
 Mask = NDArray[np.bool_]
@@ -57,7 +46,7 @@ def diff(first: OutputFolder, second: OutputFolder, tolerance: float = 0.0) -> d
         "only_second": only_second.to_pylist(),
         "verdicts": list(_verdicts((first, second), one, two, tolerance)),
         "scores": {name: _largest(one, two, name, mask) for name, mask in scores.items()},
-        "columns": {name: count for name in _PLAIN if (count := int(_unequal(one[name], two[name]).sum()))},
+        "columns": _columns(one, two),
         "step_keys": _step_keys(one, two),
         "weights": _weights(one, two),
         "content": one["sample_id"].filter(pa.array(_unequal(one["content_sha256"], two["content_sha256"]))).to_pylist(),
@@ -72,7 +61,7 @@ def differs(found: Mapping[str, Any]) -> bool:
 
 
 def _rows(output: OutputFolder) -> pa.Table:
-    columns = ["sample_id", "source", "status", "reasons", "scores", "step_keys", "weights", "content_sha256", "shard", *_PLAIN]
+    columns = ["sample_id", "source", "status", "reasons", "scores", "step_keys", "weights", "content_sha256", *_PLAIN, *_NESTED]
     return output.table("samples", columns).combine_chunks()
 
 
@@ -87,6 +76,15 @@ def _unequal(one: pa.ChunkedArray, two: pa.ChunkedArray) -> Mask:
     same = pc.fill_null(pc.equal(one, two), False)
     nulls = pc.and_(pc.is_null(one), pc.is_null(two))
     return np.asarray(pc.invert(pc.or_(same, nulls)).to_numpy(zero_copy_only=False), bool)
+
+
+def _columns(one: pa.Table, two: pa.Table) -> dict[str, int]:
+    """How many rows differ, by column."""
+    found = {name: int(_unequal(one[name], two[name]).sum()) for name in _PLAIN}
+    for name in _NESTED:
+        if not one[name].equals(two[name]):
+            found[name] = sum(a != b for a, b in zip(one[name].to_pylist(), two[name].to_pylist(), strict=True))
+    return {name: count for name, count in found.items() if count}
 
 
 def _score(table: pa.Table, name: str) -> tuple[NDArray[np.float64], Mask]:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.auditing.decided_rows import OVER
 from pipeline.auditing.layout import format_number, text_table
-from pipeline.auditing.redecide import GONE, PAYLOAD, RANKING, SAMPLER, UNKNOWN
+from pipeline.auditing.redecide import GONE, PAYLOAD, RANKING, SAMPLER, TWINS, UNKNOWN
 from pipeline.auditing.whatif import Answer
 from schemas.verdict import Status
 
@@ -121,6 +121,8 @@ def _limit(change: dict[str, Any]) -> str:
 def _needed(need: str) -> str:
     if need == RANKING:
         return f"whether they are among the best depends on what is unknown ({OVER})"
+    if need == TWINS:
+        return "whose twins they are depends on what is unknown, or their fingerprints are not in DIR/parts"
     if need == SAMPLER:
         return "whether their sampler refused them whatever the limits is not in DIR/parts"
     if need == PAYLOAD:

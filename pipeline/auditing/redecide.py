@@ -12,7 +12,7 @@ from schemas.verdict import ERRORS, SKIPS, Reason, Status, status_of
 from stages.stage import Limit, Stage, Tier
 
 UNKNOWN, GONE = "unknown", "gone"  # beside the statuses of a row: it needs a run; it would not be there
-RANKING, SAMPLER, PAYLOAD = "ranking", "its sampler's reasons", "payload"  # what an unknown row may need beside a stage
+RANKING, TWINS, SAMPLER, PAYLOAD = "ranking", "twins", "its sampler's reasons", "payload"  # what an unknown row may need beside a stage
 
 Test = tuple[str, str, float]  # score, op, value
 
@@ -53,7 +53,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class State:
-    """What the manifest says of a row, apart from its scores. reasons: without over_target_count, which ranks whole rows."""
+    """What the manifest says of a row, apart from its scores. reasons: without those of the run as a whole: ranking and twins."""
 
     reasons: tuple[str, ...]
     stage: str | None

@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 from pipeline.auditing.decided_rows import STATE, Codes, DecidedRows, read_columns
 from pipeline.auditing.folder import OutputError, OutputFolder
 from pipeline.auditing.redecide import Chain, Outcome, chains
+from pipeline.auditing.twins import settle
 from pipeline.binding import Source, resolved, source_of
+from pipeline.duplicates import settings_of
 from pipeline.selection import SELECTION, SelectionError, Setting, parse_settings, with_limits
 from schemas.recipe import Recipe, parse_recipe
 
@@ -43,12 +45,14 @@ def what_if(output: OutputFolder, given: Sequence[str], *, full: bool = False) -
     before, after = _sources(recipe), _sources(wanted)
     asked = {name: _Asked.of(name, before[name], after[name]) for name in before}
     changed = {name: each for name, each in asked.items() if any(chain.changed() for chain in each.chains)}
-    for each in changed.values():
-        each.refuse_twins()
-    table = read_columns(output, _columns(changed.values(), full))
+    looking = {name: each.source for name, each in asked.items() if each.looks_for_twins}
+    settled = looking if looking.keys() & changed.keys() else {}
+    table = read_columns(output, _columns([each for name, each in asked.items() if name in changed or name in settled], full))
     rows = DecidedRows(output, table)
     for each in changed.values():
         each.decide(rows)
+    if settled:
+        settle(output, rows, settled)
     changes = tuple(change for each in changed.values() for change in each.changes())
     return Answer(tuple(settings), changes, resolved(wanted, after), table, rows.outcome, tuple(rows.outcomes))
 
@@ -97,13 +101,9 @@ class _Asked:
         sampler = before.sampler
         return cls(name, before, chains(before.stages, after.stages, sampler.name if sampler else None, before.spec.exhaustive))
 
-    def refuse_twins(self) -> None:
-        """Who is whose twin depends on all that is kept, and the manifest does not hold what twins are told by."""
-        if any(stage.name == "fingerprint" for stage in self.source.stages):
-            raise SelectionError(
-                f"{self.name} looks for twins (fingerprint), and which of them is kept depends on all that is kept, which only a run can "
-                "tell; change the recipe and run pipeline.curate: it decides anew and computes nothing; then compare: audit diff"
-            )
+    @property
+    def looks_for_twins(self) -> bool:
+        return settings_of(self.source) is not None
 
     def decide(self, rows: DecidedRows) -> None:
         mine, spec = rows.of_source(self.name), self.source.spec
@@ -114,7 +114,7 @@ class _Asked:
             rows.orphan(mine)
         if self.source.keep_rejected == "payload":
             rows.refuse_unstorable(mine)
-        if spec.best_by is not None and spec.target_count is not None:
+        if spec.best_by is not None and spec.target_count is not None and not self.looks_for_twins:
             rows.rank(mine, spec.best_by, spec.target_count)
 
     def changes(self) -> Iterable[dict[str, Any]]:
@@ -161,6 +161,6 @@ def _columns(changed: Iterable[_Asked], full: bool) -> list[str]:
         columns += [f"scores.{score}" for score, _, _ in tests]
         if (best_by := each.source.spec.best_by) is not None:
             columns += ["sample_id", f"scores.{best_by.removeprefix('-')}"]
-        if len(each.chains) > 1:
+        if len(each.chains) > 1 or each.looks_for_twins:
             columns += ["sample_id", "parent_id"]
     return list(dict.fromkeys(columns))

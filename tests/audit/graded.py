@@ -7,6 +7,7 @@ import numpy as np
 
 from schemas.frames import Scene
 from schemas.verdict import CandidateError, Reason
+from stages.fingerprint import Fingerprint
 from stages.media import Media
 from stages.stage import Child, Findings, Item, Sampler, Scorer, Tier, limit
 
@@ -118,3 +119,14 @@ class Cut(Sampler):
         scores = {"time_error_ms": draw(name, "time")}
         reasons = refused.get(int(draw(name, "refused") * 12), ())
         return Child(f"c{number}", "view_group", (0,), (np.arange(1),), None, ("v",), scores, reasons=reasons)
+
+
+class Print(Fingerprint):
+    """Fingerprints of which many are equal, and some near."""
+
+    def score(self, item: Item, media: Media) -> Findings:
+        name = item.sample_id
+        base = sha256(f"{int(draw(name, 'look') * 12)}".encode()).digest()[:8]
+        near = int.from_bytes(base, "big") ^ (1 << int(draw(name, "bits") * 8)) * (draw(name, "near") < 0.5)
+        content = sha256(f"{int(draw(name, 'bytes') * 40)}".encode()).hexdigest()[:32]
+        return Findings(fields={"fingerprint": {"content": content, "views": 1, "hashes": None if draw(name, "flat") < 0.4 else [near]}})

@@ -1,15 +1,17 @@
 """`audit what-if`: any limits on any row say what a run says; what cannot be asked is refused with the reason."""
 
+import copy
 import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.audit import main as audit
 from pipeline.binding import load_recipe, resolved, source_of
-from tests.audit.asking import WHOLE, ask, graded, rows, run, same_as
+from tests.audit.asking import WHOLE, ask, changed, graded, rows, run, same_as, turned
 from tests.engine.toy import make_numbers
 
 LIMITS = {
@@ -50,6 +52,29 @@ def test_any_limits_on_any_row(tmp_path, pictures, seed):
         answer = ask(tmp_path / output, settings)
         assert run(tmp_path, graded(stages, limits | wanted, **source), footage=footage, output=output) == 0
         same_as(answer, rows(tmp_path / output))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twins_are_looked_for_again(tmp_path, pictures, seed):
+    """What falls gives way to its twins; where all stages ran on all rows, nothing is unknown."""
+    chance = random.Random(seed)
+    source = {"exhaustive": True, **({"target_count": 6, "best_by": "-sharpness"} if seed == 1 else {})}
+    footage = make_numbers(tmp_path / "in", 60)
+    stages = ("seen", "sharp", "print")
+
+    def recipe(limits: dict[tuple[str, str], float | None]) -> dict[str, Any]:
+        document = graded(stages, limits, **source)
+        document["sources"]["others"] = {**copy.deepcopy(document["sources"]["numbers"]), "target_count": None, "best_by": None}
+        return document
+
+    assert run(tmp_path, recipe({}), footage=footage) == 0
+    twins = {reason for row in rows(tmp_path / "out").values() for reason in row["reasons"] if "duplicate" in reason}
+    assert twins == {"duplicate", "near_duplicate"}
+    settings = [f"numbers.seen.min_brightness={chance.uniform(0.2, 0.4):.3f}", "others.sharp.min_sharpness=0.3"]
+    answer = ask(tmp_path / "out", settings)
+    assert run(tmp_path, changed(recipe({}), settings), footage=footage) == 0
+    found = same_as(answer, rows(tmp_path / "out"))
+    assert turned(found) == {"kept->rejected", "rejected->kept"}, found
 
 
 @pytest.fixture(scope="module")
