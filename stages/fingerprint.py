@@ -42,7 +42,7 @@ class FingerprintConfig:
     """
 
     exact: bool = True
-    max_distance: float | None = bounded(4.0, low=0.0, high=12.0)
+    max_distance: float | None = bounded(8.0, low=0.0, high=12.0)
     frames: int = bounded(8, low=1, high=64)
 
 

@@ -73,7 +73,7 @@ def test_changed_copies_are_near_and_other_films_far(clip_folder: Path, media: M
     for name in ("half", "bright", "trimmed", "coarse"):
         assert distance(plain, take(f"{name}.mp4")) <= limit, name
         assert take(f"{name}.mp4")["content"] != plain["content"]
-    assert distance(plain, take("other.mp4")) > 3 * limit
+    assert distance(plain, take("other.mp4")) > 2 * limit
 
 
 def test_content_is_of_the_bytes_and_of_the_frames_taken_from_them(clip_folder: Path, take: Take):
@@ -94,7 +94,7 @@ def test_views_share_the_hashes_in_their_order(clip_folder: Path, take: Take):
         write_mp4(clip_folder / f"cam{seed}.mp4", film(seed), Fraction(24))
     both, swapped = take("cam4.mp4", "cam5.mp4"), take("cam5.mp4", "cam4.mp4")
     assert both["views"] == 2 and len(both["hashes"]) == 8
-    assert both["hashes"][:4] == swapped["hashes"][4:] and distance(both, swapped) > 12
+    assert both["hashes"][:4] == swapped["hashes"][4:] and distance(both, swapped) > 2 * 8
     assert both["content"] != swapped["content"]
     assert len(take("cam4.mp4", frames=3)["hashes"]) == 3
 
