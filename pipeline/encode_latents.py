@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--data", required=True, metavar="DIR", help="output folder of pipeline.curate: a path or an fsspec URL")
-    parser.add_argument("--selection", metavar="NAME", help="only the samples of DIR/selections/NAME.txt")
+    parser.add_argument("--selection", metavar="NAME", help="only the samples of DIR/selections/NAME.txt or .parquet")
     parser.add_argument("--split", metavar="NAME", help="only samples of this split")
     parser.add_argument("--base", required=True, metavar="NAME|PATH", help="cogvideox-2b, wan2.1-1.3b, tiny, ... or a folder of diffusers")
     parser.add_argument("--output", required=True, metavar="DIR2", help="where the shards go; run again with the same one to resume")

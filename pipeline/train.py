@@ -137,7 +137,7 @@ def _what(group: Any) -> None:
 
 
 def _data(group: Any) -> None:
-    group.add_argument("--selection", metavar="NAME", help="only the sample ids in DIR/selections/NAME.txt")
+    group.add_argument("--selection", metavar="NAME", help="only the sample ids in DIR/selections/NAME.txt or .parquet")
     group.add_argument("--split", metavar="S", help="only samples of this split")
     group.add_argument("--views", metavar="N", type=int, help="views of a multi-view video (default: 2)")
     group.add_argument("--image-views", metavar="N", type=int, help="views of an image group (default: as --views)")

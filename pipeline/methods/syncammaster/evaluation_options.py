@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--base", metavar="NAME|PATH", help="the base the weights belong to (default: the one they were trained on)")
     what.add_argument("--data", metavar="DIR", required=True, help="output of pipeline.curate with clips that were not trained on")
-    what.add_argument("--selection", metavar="NAME", help="only the sample ids in DIR/selections/NAME.txt")
+    what.add_argument("--selection", metavar="NAME", help="only the sample ids in DIR/selections/NAME.txt or .parquet")
     what.add_argument("--split", metavar="S", help="only samples of this split")
     what.add_argument("--limit", metavar="N", type=count(1), help="only the first N clips that can be used")
     what.add_argument("--output", metavar="DIR", required=True, help="the results go here")

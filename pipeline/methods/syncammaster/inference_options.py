@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     video.add_argument("--text-guidance", metavar="S", type=float, help=f"scale of the text beside a video (default: {TEXT_GUIDANCE})")
     data = parser.add_argument_group("over shards")
     data.add_argument("--data", metavar="DIR", help="output of pipeline.curate: texts and cameras of its samples, keyed by sample id")
-    data.add_argument("--selection", metavar="NAME", help="only the sample ids in DIR/selections/NAME.txt")
+    data.add_argument("--selection", metavar="NAME", help="only the sample ids in DIR/selections/NAME.txt or .parquet")
     data.add_argument("--split", metavar="S", help="only samples of this split")
     data.add_argument("--limit", metavar="N", type=count(1), help="only the first N samples")
     data.add_argument("--video-from-data", action="store_true", help="each sample's first view is the input video")
