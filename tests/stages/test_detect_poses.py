@@ -186,7 +186,7 @@ def test_settings_are_checked(files: tuple[str, str], monkeypatch: pytest.Monkey
         build(PosesConfig, {"batch": 0}, "poses")
     with pytest.raises(WeightsError, match="dwpose-det"):
         DetectPoses(PosesConfig(model="dwpose")).prepare()
-    moved = DetectPoses(PosesConfig(model="dwpose", weights=files, device="cuda", batch=2, min_people=3))
+    moved = DetectPoses(PosesConfig(model="dwpose", weights=files, device="cuda", min_people=3))
     assert moved.compute_settings() == DetectPoses(PosesConfig(model="dwpose")).compute_settings()
 
 
@@ -196,6 +196,7 @@ def test_what_the_other_model_is_told_is_no_part_of_the_step_key() -> None:
 
     assert key() == key(whole_picture=True) != key(levels=1)
     assert key(model="dwpose") == key(model="dwpose", levels=1) != key(model="dwpose", whole_picture=True)
+    assert key() == key(batch=2) and key(model="dwpose") != key(model="dwpose", batch=2), "a batch may change the last bits"
 
 
 def test_stages_of_the_same_settings_share_a_model_and_looking_loads_none(

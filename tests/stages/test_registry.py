@@ -19,6 +19,7 @@ NAMES = {
     "windows",
     "endpoints",
     "quality",
+    "fingerprint",
     "masks",
     "motion",
     "lines",
