@@ -26,7 +26,7 @@ def seen(tmp_path_factory, fetched) -> Output:
     for checkpoint in GROUPS["mediapipe"]:
         fetched(checkpoint)
     real, folder = Path(given), tmp_path_factory.mktemp("seen")
-    look = [{"motion": {"frames": 32}}, {"lines": {"height": 360}}, {"poses": {"stride": 48, "height": 720}}]
+    look = [{"motion": {}}, {"lines": {"height": 360}}, {"poses": {"stride": 72, "height": 720, "levels": 1}}]
     sources = {
         "rig": {"stages": ["sync", "view_angles", *look]},
         "clips": {"stages": ["shots", "header", "quality", *look], "payload": {"video": {"preset": "ultrafast", "crf": 28}}},
