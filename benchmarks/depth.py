@@ -10,9 +10,7 @@ memory    Peak of the process after 120 and after 240 frames of a clip at 1080p,
 
 import argparse
 import json
-import resource
 import tempfile
-import time
 from collections.abc import Callable
 from fractions import Fraction
 from multiprocessing import get_context
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measured import in_turns, memory_mib
 from benchmarks.shots import scene_of, studio_shot
 from benchmarks.table import print_table
 from pipeline.studio.video import write_mp4
@@ -74,7 +73,6 @@ def rates(folder: Path, weights: str, frames: int, repeats: int) -> tuple[float,
     """Frames a second of the stage, of the model alone and of the decode alone, and the stage's rate as a share of
     1/(1/model + 1/decode). Medians of rounds in which the three take turns, so that a busy machine disturbs them alike."""
     write_clip(folder / "rate.mp4", frames, (1280, 720))
-    rounds = []
     with Media(folder, MediaLimits()) as media:
         scene = scene_of(media, "rate.mp4")
         view, wanted = scene.views[0], np.arange(frames)
@@ -87,14 +85,7 @@ def rates(folder: Path, weights: str, frames: int, repeats: int) -> tuple[float,
             lambda: list(media.stream(view.media, view.index, wanted)),
         )
         work[1]()  # the first pass of a network is slower
-        for _ in range(repeats):
-            took = []
-            for run in work:
-                begun = time.perf_counter()
-                run()
-                took.append(time.perf_counter() - begun)
-            rounds.append((*took, (took[1] + took[2]) / took[0]))
-    whole, alone, decode, share = np.median(rounds, axis=0).tolist()
+        (whole, alone, decode), share = in_turns(work, repeats)
     return frames / whole, frames / alone, frames / decode, share
 
 
@@ -106,7 +97,7 @@ def peak_mib(folder: str, weights: str, frames: int) -> float:
     with Media(Path(folder), MediaLimits()) as media:
         scene = scene_of(media, f"memory{frames}.mp4")
         stage_of(weights, MAP_EVERY).score(Item("clip", "video", scene), media)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return memory_mib()[1]
 
 
 def memory(folder: Path, weights: str) -> tuple[float, float]:

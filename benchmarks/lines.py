@@ -24,6 +24,7 @@ import av
 import cv2
 import numpy as np
 
+from benchmarks.measured import memory_mib
 from benchmarks.shots import scene_of
 from benchmarks.table import print_table
 from pipeline.studio.render import paint
@@ -166,9 +167,7 @@ def _memory_of(folder: str, frames: int, height: int | None) -> tuple[float, flo
         scene = scene_of(media, f"memory{frames}.mp4")
         found = MatchLines(LinesConfig(model="tracks", height=height)).score(Item("clip", "video", scene), media)
         assert found.scores["n_lines"]
-    said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    # Not getrusage's peak, which a process takes over from the one that starts it.
-    return int(said["VmRSS"].split()[0]) / 1024, int(said["VmHWM"].split()[0]) / 1024
+    return memory_mib()
 
 
 def _panned(frames: int, size: tuple[int, int]) -> Iterator[Image]:

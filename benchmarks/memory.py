@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured import memory_mib
 from benchmarks.motion_rate import footage
 from benchmarks.random_checkpoints import write_all
 from benchmarks.shots import scene_of
@@ -89,8 +90,7 @@ def _memory_of(name: str, folder: Path, frames: int, files: Mapping[str, Path]) 
     assert isinstance(stage, Scorer)
     with Media(folder, MediaLimits()) as media:
         stage.score(Item("clip", "video", scene_of(media, f"clip{frames}.mp4")), media)
-    said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(said["VmRSS"].split()[0]) / 1024, int(said["VmHWM"].split()[0]) / 1024
+    return memory_mib()
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -8,10 +8,7 @@ memory  Of the process after 120 and after 240 frames of a clip of 1080p footage
 """
 
 import argparse
-import os
-import resource
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from multiprocessing import get_context
@@ -21,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.measured import in_turns, memory_mib
 from benchmarks.shots import scene_of, studio_shot
 from benchmarks.table import print_table
 from pipeline.studio.video import write_mp4
@@ -64,17 +62,10 @@ def rate(folder: Path, frames: int, size: tuple[int, int], rounds: int, **settin
             lambda: measure(iter(shown), *stage.models(), stage.config),
             lambda: sum(1 for _ in decoded()),
         )
-        took = np.array([[_seconds(run) for run in work] for _ in range(rounds)])
-    whole, model, decode = np.median(len(look.frames) / took, axis=0).tolist()
-    share = float(np.median((took[:, 1] + took[:, 2]) / took[:, 0]))
+        seconds, share = in_turns(work, rounds)
+    whole, model, decode = (len(look.frames) / each for each in seconds)
     what = f"{len(look.frames)} frames of a clip of {frames}, {size[0]}x{size[1]}: model {model:.1f}, decode {decode:.1f} frames/s"
     return what, f"{whole:.1f} frames/s", "1/(1/model + 1/decode)", f"{1 / (1 / model + 1 / decode):.1f} frames/s", share, LEAST_RATE
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
 
 
 def memory(folder: Path, size: tuple[int, int]) -> Row:
@@ -95,8 +86,7 @@ def _memory_of(folder: str, frames: int) -> tuple[float, float]:
         item = Item("clip", "video", scene_of(media, f"memory{frames}.mp4"))
         found = MotionFilter(build(MotionConfig, {"every": 1}, "motion")).score(item, media)
         assert found.scores["tracked_points"]
-    own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return own, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return memory_mib()
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from multiprocessing import get_context
@@ -21,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.measured import in_turns, memory_mib
 from benchmarks.shots import scene_of
 from benchmarks.table import print_table
 from pipeline.studio.video import write_mp4
@@ -95,15 +95,8 @@ def rates(folder: Path, photo: Image, frames: int, levels: int) -> tuple[float, 
             lambda: stage.detector.people(pictures),
             lambda: list(media.stream(view.media, view.index, wanted)),
         )
-        took = np.array([[_seconds(run) for run in work] for _ in range(5)])
-    stage_rate, model, decode = np.median(frames / took, axis=0).tolist()
-    return stage_rate, model, decode, float(np.median((took[:, 1] + took[:, 2]) / took[:, 0]))
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
+        (whole, model, decode), share = in_turns(work, 5)
+    return frames / whole, frames / model, frames / decode, share
 
 
 def peak_mib(folder: str, frames: int) -> float:
@@ -112,8 +105,7 @@ def peak_mib(folder: str, frames: int) -> float:
         scene = scene_of(media, f"memory{frames}.mp4")
         stage = DetectPoses(build(PosesConfig, {"stride": 1, "levels": 0}, "poses"))
         stage.score(Item("clip", "video", scene), media)
-    [peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(peak.split()[1]) / 1024  # not getrusage's, which a process takes over from the one that starts it
+    return memory_mib()[1]
 
 
 def memory(folder: Path, photo: Image) -> tuple[float, float]:

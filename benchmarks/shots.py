@@ -7,7 +7,6 @@ Studio clips of every kind are joined hard, some of them two cameras on one scen
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measured import in_turns
 from benchmarks.table import print_table
 from pipeline.studio.layouts.clips import noisy
 from pipeline.studio.render import paint
@@ -129,7 +129,6 @@ def rates(folder: Path, frames: int, size: tuple[int, int]) -> tuple[float, floa
     1/(1/model + 1/decode). Medians of five rounds in which the three take turns, so that a busy machine disturbs them alike."""
     pictures = list(studio_shot(1, 60, size))
     write_mp4(folder / "long.mp4", (pictures[abs(59 - i % 118)] for i in range(frames)), Fraction(24))
-    rounds = []
     with Media(folder, MediaLimits()) as media:
         scene = scene_of(media, "long.mp4")
         view, wanted = scene.views[0], np.arange(frames)
@@ -141,14 +140,7 @@ def rates(folder: Path, frames: int, size: tuple[int, int]) -> tuple[float, floa
             lambda: model.cuts(iter(small)),
             lambda: list(media.stream(view.media, view.index, wanted, sizes=[(WIDTH, HEIGHT)])),
         )
-        for _ in range(5):
-            took = []
-            for run in work:
-                begun = time.perf_counter()
-                run()
-                took.append(time.perf_counter() - begun)
-            rounds.append((*took, (took[1] + took[2]) / took[0]))
-    stage, alone, decode, share = np.median(rounds, axis=0).tolist()
+        (stage, alone, decode), share = in_turns(work, 5)
     return frames / stage, frames / alone, frames / decode, share
 
 
