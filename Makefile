@@ -30,7 +30,7 @@ $(SETUP): requirements.lock
 
 # Resolve anew after a change of pyproject.toml.
 lock:
-	$(BIN)/python -m uv pip compile pyproject.toml --extra perception --extra train --extra dev --python-version 3.11 \
+	$(BIN)/python -m uv pip compile pyproject.toml --extra perception --extra train --extra s3 --extra dev --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 
 clean:
