@@ -10,6 +10,7 @@ import numpy as np
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
 from schemas.frames import FrameIndex, Scene, SceneView
 from stages.ingest import Ingest
+from stages.ingest.clips import Clips
 from stages.media import Media
 from stages.stage import Findings, Item, Scorer, Tier
 
@@ -33,10 +34,21 @@ class Nothing(Ingest):
             yield Candidate("nothing", f"{number:07d}", "video", views)
 
     def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
-        view = candidate.views[0]
-        return Scene(
-            candidate, (SceneView(view.view_id, view.media, FrameIndex(_PTS, _PTS, Fraction(1, 25), 64, 48, Fraction(25), "none")),)
-        )
+        return _unopened(candidate)
+
+
+class Files(Clips):
+    """A folder of clips, found as `clips` finds them; what is in the files is not looked at."""
+
+    format = "files"
+
+    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+        return _unopened(candidate)
+
+
+def _unopened(candidate: Candidate) -> Scene:
+    [view] = candidate.views
+    return Scene(candidate, (SceneView(view.view_id, view.media, FrameIndex(_PTS, _PTS, Fraction(1, 25), 64, 48, Fraction(25), "none")),))
 
 
 class NoOp(Scorer):
