@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pipeline.auditing.folder import OutputError, OutputFolder
 from pipeline.command import DONE, FAILED, USAGE, count
+from pipeline.store import Location, StorageFailure, locate
 
 EPILOG = """examples:
   python -m pipeline.audit summary out --json | jq '.sources.clips.reasons'
@@ -50,6 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OutputError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
+    except StorageFailure as error:
+        print(f"error: {error.strerror}", file=sys.stderr)
+        return FAILED
+
+
+def _location(text: str) -> Location:
+    try:
+        return locate(text) if "://" in text else Path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text, formatter_class=shape)
-        verb.add_argument("dir", metavar="DIR", type=Path, help="the --output folder of a pipeline.curate run")
+        verb.add_argument("dir", metavar="DIR", type=_location, help="the --output of a pipeline.curate run: a folder or a URL")
         verb.set_defaults(run=run)
         return verb
 
@@ -68,14 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     verify = add("verify", _verify, "Recompute the sha256 of every shard and member and check the tables against each other.")
     verify.add_argument("--quiet", action="store_true", help="no progress bar")
     report = add("report", _report, "Rebuild the HTML report from the folder.")
-    report.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: DIR/report/index.html)")
+    report.add_argument("--output", type=_location, metavar="FILE", help="where to write it (default: DIR/report/index.html)")
     show = add("show", _show, "Everything known of one candidate: verdict, scores beside limits, frames, members, family.")
     show.add_argument("sample_id", metavar="SAMPLE_ID", help="a sample_id, or a candidate_id that only one source has")
     sql = add("sql", _sql, "One SELECT over the tables samples, shards and units. Read-only; reaches no other file.")
     sql.add_argument("query", metavar="QUERY", help='e.g. "SELECT status, count(*) FROM samples GROUP BY 1"')
     sql.add_argument("--csv", action="store_true", help="comma-separated values instead of a table")
     diff = add("diff", _diff, "What differs between two runs, row by row, and what made them that could be why.")
-    diff.add_argument("other", metavar="DIR2", type=Path, help="the second run's folder")
+    diff.add_argument("other", metavar="DIR2", type=_location, help="the second run's folder")
     diff.add_argument(
         "--tolerance",
         metavar="SHARE",
@@ -93,14 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     what_if.add_argument("--write", metavar="NAME", help="keep the answer as DIR/selections/NAME.parquet and NAME.json")
     what_if.add_argument("--json", action="store_true", help="the same numbers as JSON")
     compare = add("compare", _compare, "A page to judge two sets of samples by eye: pairs without names, votes, and what they say.")
-    compare.add_argument("other", metavar="DIR2", nargs="?", type=Path, help="another output folder (default: DIR: two selections of it)")
+    compare.add_argument(
+        "other", metavar="DIR2", nargs="?", type=_location, help="another output folder (default: DIR: two selections of it)"
+    )
     compare.add_argument("--a", metavar="NAME", help="a selection of DIR (default: what it keeps)")
     compare.add_argument("--b", metavar="NAME", help="a selection of DIR2 (default: what it keeps)")
     compare.add_argument("--pairs", metavar="N", type=count(1), default=30, help="how many pairs at most (default: 30)")
     compare.add_argument("--seed", metavar="N", type=count(0), default=0, help="draws the pairs and their sides (default: 0)")
-    compare.add_argument("--output", type=Path, metavar="FILE", help="where to write the page (default: DIR/report/compare.html)")
+    compare.add_argument("--output", type=_location, metavar="FILE", help="where to write the page (default: DIR/report/compare.html)")
     export = add("export", _export, "Shards and manifest of the samples of one licence, or of several, in a folder that training reads.")
-    export.add_argument("--output", type=Path, metavar="DIR2", required=True, help="a new folder; shards are linked there, or copied")
+    export.add_argument("--output", type=_location, metavar="DIR2", required=True, help="a new folder; shards are linked there, or copied")
     export.add_argument("--license", metavar="LICENCE", action="append", default=[], help="as in the recipe, or none; repeat for more")
     export.add_argument("--mixed-licenses", action="store_true", help="samples of several licences may go together")
     export.add_argument("--accept-noncommercial", action="store_true", help="also what was made with weights for non-commercial use")

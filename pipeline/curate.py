@@ -15,7 +15,7 @@ from pipeline.plan import PlanError, read_captions
 from pipeline.progress import Progress
 from pipeline.run import Result, Settings, execute, prepare
 from pipeline.selection import check_for_run, read_selection, with_limits
-from pipeline.store import sweep
+from pipeline.store import Location, StorageFailure, holds, locate, make_folder, sweep
 from schemas.typed import RecipeError, nearest
 
 OVER_BUDGET = 3  # beside those that all commands share
@@ -45,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             print("\n".join(describe_plan(settings, prepared)))
             return DONE
-        settings.output.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.output)
+    except StorageFailure as error:
+        print(f"failed: {error.strerror}", file=sys.stderr)
+        return FAILED
     except (RecipeError, PlanError, OSError, ValueError) as error:
         print(f"curate: {error}", file=sys.stderr)
         return USAGE
@@ -56,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     executor = make_executor(options.executor, options.workers)
     try:
         result = execute(settings, prepared, executor, _stop_on_signals(), progress)
+    except OSError as error:  # what the driver itself writes: plan, tables, run.json
+        result = Result("failed", failures=[f"{settings.output}: {error}"])
     finally:
         executor.close()
     report = None
@@ -67,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _settings(options: argparse.Namespace) -> Settings:
     """Everything checked that can be before the input is looked at. Raises RecipeError, ValueError or OSError."""
     recipe = load_recipe(options.recipe)
-    selection = read_selection(Path(options.output).resolve(), options.selection) if options.selection else None
+    output = locate(options.output)
+    selection = read_selection(output, options.selection) if options.selection else None
     if selection is not None:
         recipe = with_limits(recipe, selection.settings)
     roots: dict[str, Path] = {}
@@ -87,11 +93,10 @@ def _settings(options: argparse.Namespace) -> Settings:
     for name in recipe.sources:
         if name not in roots and not options.quiet:
             print(f"source {name!r} is left out: no --input {name}=PATH", file=sys.stderr)
-    output = Path(options.output).resolve()
     for name, root in roots.items():
-        if output == root or root in output.parents:
+        if holds(root, output):
             raise ValueError(f"--output {options.output} lies inside the input of {name!r}; it would be read as footage")
-        if output in root.parents:
+        if holds(output, root):
             raise ValueError(f"the input of {name!r} lies inside --output {options.output}, which the run keeps in order; name another")
     sources = bind(recipe, options.seed, options.accept_noncommercial)
     taken = {name: sources[name] for name in recipe.sources if name in roots}
@@ -124,7 +129,7 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _write_report(output: Path, progress: Progress) -> Path | None:
+def _write_report(output: Location, progress: Progress) -> Location | None:
     try:
         from pipeline.report import write_report
 
@@ -135,7 +140,7 @@ def _write_report(output: Path, progress: Progress) -> Path | None:
         return None
 
 
-def _close(settings: Settings, result: Result, report: Path | None) -> int:
+def _close(settings: Settings, result: Result, report: Location | None) -> int:
     for line in result.failures[:20]:
         print(f"failed: {line}", file=sys.stderr)
     if result.state == "interrupted":
@@ -170,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input", metavar="NAME=PATH", action="append", default=[], help="footage for a source of the recipe; repeat for more"
     )
-    parser.add_argument("--output", metavar="DIR", required=True, help="shards, manifest, run.json and report go here")
+    parser.add_argument(
+        "--output", metavar="DIR", required=True, help="shards, manifest, run.json and report go here: a folder, or s3://BUCKET/PREFIX"
+    )
     parser.add_argument("--executor", choices=("inline", "process", "ray"), default="process", help="where units run (default: process)")
     parser.add_argument("--workers", metavar="N", type=count(1), help="units at a time (default: one for each CPU)")
     parser.add_argument("--captions", metavar="FILE", help="texts by sample id: .json {id: text}, or .jsonl/.csv with sample_id and text")

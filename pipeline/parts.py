@@ -5,11 +5,8 @@
 metadata names it. Parts of earlier recipes stay until a run has finished: they hold results that a rerun reuses.
 """
 
-import io
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -21,34 +18,36 @@ import pyarrow.parquet as pq
 from pipeline.payload import Bytes, Member
 from pipeline.rows import PART
 from pipeline.steps import StepStore
-from pipeline.store import TEMPORARY, sync_folder, write_table
+from pipeline.store import LateNamed, Location, names, read_bytes, read_range, write_table
 from pipeline.tar import TarWriter
 
 _NAME = re.compile(r"(u\d{6,})-([0-9a-f]{16})\.parquet")
 
 
-def parts_folder(output: Path) -> Path:
+def parts_folder(output: Location) -> Location:
     return output / "parts"
 
 
-def part_path(output: Path, unit: str, key: str) -> Path:
+def part_path(output: Location, unit: str, key: str) -> Location:
     return parts_folder(output) / f"{unit}-{key}.parquet"
 
 
-def list_parts(output: Path) -> dict[str, set[str]]:
+def list_parts(output: Location) -> dict[str, set[str]]:
     """Keys of the parts that are there, by unit."""
     found: dict[str, set[str]] = {}
-    folder = parts_folder(output)
-    for name in os.listdir(folder) if folder.is_dir() else ():
+    for name in names(parts_folder(output)):
         match = _NAME.fullmatch(name)
         if match:
             found.setdefault(match.group(1), set()).add(match.group(2))
     return found
 
 
-def open_part(path: Path) -> pq.ParquetFile:
-    """A part's Parquet. Opened through this and not as a data set of one file, which takes several times as long."""
-    return pq.ParquetFile(path)
+def open_part(path: Location) -> pq.ParquetFile:
+    """A part's Parquet. Opened through this and not as a data set of one file, which takes several times as long.
+
+    From an object store it is one request, whatever will be read of it: a request costs more than a unit's rows.
+    """
+    return pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(read_bytes(path)))
 
 
 def meta_of(part: pq.ParquetFile) -> dict[str, Any]:
@@ -56,12 +55,12 @@ def meta_of(part: pq.ParquetFile) -> dict[str, Any]:
     return json.loads(part.schema_arrow.metadata[b"parallax.unit"])
 
 
-def read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Location) -> dict[str, Any]:
     """The same, from the path."""
     return meta_of(open_part(path))
 
 
-def write_part(output: Path, unit: str, key: str, records: list[dict[str, Any]], meta: dict[str, Any]) -> None:
+def write_part(output: Location, unit: str, key: str, records: list[dict[str, Any]], meta: dict[str, Any]) -> None:
     metadata = {"parallax.unit": json.dumps(meta, sort_keys=True)}
     table = pa.Table.from_pylist(records, schema=PART.with_metadata(metadata))
     write_table(part_path(output, unit, key), table)
@@ -76,16 +75,15 @@ def members_from_json(text: str) -> list[Member]:
 
 
 class MemberStore:
-    """Members made by one unit, in a tar that is renamed into place when the unit commits; and those of earlier parts."""
+    """Members made by one unit, in a tar that is put in its place when the unit commits; and those of earlier parts."""
 
-    def __init__(self, output: Path, unit: str, key: str) -> None:
+    def __init__(self, output: Location, unit: str, key: str) -> None:
         self._folder, self._stem = parts_folder(output), f"{unit}-{key}"
-        self._temporary = self._folder / f"{TEMPORARY}{secrets.token_hex(6)}-{self._stem}.tar"
-        self._file: io.BufferedWriter | None = None
+        self._file: LateNamed | None = None
         self._tar: TarWriter | None = None
-        self._known: dict[str, tuple[Path | None, list[Member]]] = {}
+        self._known: dict[str, tuple[Location | None, list[Member]]] = {}
 
-    def learn(self, path: Path, store: StepStore) -> dict[str, Any]:
+    def learn(self, path: Location, store: StepStore) -> dict[str, Any]:
         """Take in an earlier part of the unit: its steps' results and its members. Returns what it said of itself."""
         part = open_part(path)
         meta = meta_of(part)
@@ -113,9 +111,8 @@ class MemberStore:
 
     def _write(self, name: str, data: bytes) -> Member:
         if self._tar is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._temporary.open("xb")
-            self._tar = TarWriter(self._file)
+            self._file = LateNamed(self._folder)
+            self._tar = TarWriter(self._file.file)
         offset, digest = self._tar.add(name, len(data), [data])
         return Member(name, len(data), sha256=digest, offset=offset)
 
@@ -124,23 +121,16 @@ class MemberStore:
         if self._tar is None or self._file is None:
             return None
         name = f"{self._stem}-{self._tar.finish()[:8]}.tar"
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self._folder / name)
-        sync_folder(self._folder)
+        self._file.commit(name)
         self._tar = self._file = None
         return name
 
     def abandon(self) -> None:
         if self._file is not None:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            self._file.abandon()
             self._tar = self._file = None
 
 
-def _read(tar: Path | None, member: Member) -> bytes:
+def _read(tar: Location | None, member: Member) -> bytes:
     assert tar is not None and member.offset is not None, "a member made by us lies in a tar"
-    with tar.open("rb") as file:
-        file.seek(member.offset)
-        return file.read(member.size)
+    return read_range(tar, member.offset, member.size)

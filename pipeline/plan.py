@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.binding import Source
-from pipeline.store import write_bytes
+from pipeline.store import Location, names, read_bytes, write_bytes
 from pipeline.unit import Unit
 from schemas.candidate import CHILD, Candidate
 
@@ -61,11 +61,11 @@ def discover(
     return [candidate for name, candidate in found.items() if name in held or name in fresh]
 
 
-def read_plan(output: Path) -> list[Planned]:
+def read_plan(output: Location) -> list[Planned]:
     """Every planned unit, in order."""
     planned = []
-    for path in sorted((output / "plan").glob("batch-*.jsonl")):
-        for line in path.read_text(encoding="ascii").split("\n")[:-1]:
+    for name in _batches(output):
+        for line in read_bytes(output / "plan" / name).decode("ascii").split("\n")[:-1]:
             entry = json.loads(line)
             planned.append(Planned(entry["unit"], entry["source"], tuple(entry["candidates"])))
     return planned
@@ -83,13 +83,17 @@ def extend_plan(planned: list[Planned], found: Mapping[str, list[Candidate]], si
     return new
 
 
-def append_plan(output: Path, new: list[Planned]) -> None:
+def append_plan(output: Location, new: list[Planned]) -> None:
     """One file a run, written whole, so that a killed run has planned all of its units or none."""
     if not new:
         return
-    batch = len(list((output / "plan").glob("batch-*.jsonl")))
+    batch = len(_batches(output))
     lines = "".join(json.dumps({"unit": each.unit, "source": each.source, "candidates": each.candidates}) + "\n" for each in new)
     write_bytes(output / "plan" / f"batch-{batch:06d}.jsonl", lines.encode("ascii"))
+
+
+def _batches(output: Location) -> list[str]:
+    return [name for name in names(output / "plan", ".jsonl") if name.startswith("batch-")]
 
 
 def check_sources(planned: list[Planned], found: Mapping[str, list[Candidate]], limit: int | None) -> None:
@@ -113,7 +117,7 @@ def make_units(
     found: Mapping[str, list[Candidate]],
     sources: Mapping[str, Source],
     roots: Mapping[str, Path],
-    output: Path,
+    output: Location,
     captions: Mapping[str, str],
     earlier: Mapping[str, "set[str]"],
 ) -> tuple[list[Unit], int]:

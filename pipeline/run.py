@@ -19,7 +19,7 @@ from pipeline.progress import Progress
 from pipeline.provenance import code_version, lock_sha256, version
 from pipeline.scheduler import run as schedule
 from pipeline.shards import Shard, ShardPlan, plan_shards, read_record
-from pipeline.store import remove, stable_hash, sweep, write_json
+from pipeline.store import Location, names, remove, stable_hash, sweep, write_json
 from pipeline.tables import Harvest, Totals, unit_part, write_tables
 from pipeline.unit import Unit
 from schemas.candidate import Candidate
@@ -37,7 +37,7 @@ class Settings:
     recipe: Recipe
     sources: Mapping[str, Source]  # those with an input
     roots: Mapping[str, Path]
-    output: Path
+    output: Location
     captions: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     retry_errors: bool = False
@@ -197,7 +197,7 @@ def _pack_and_publish(
     return Result("done", totals, [], over_budget, len(shards), sum(record["bytes"] for record in ordered))
 
 
-def _discard_outdated(output: Path, units: Sequence[Unit], shards: Sequence[Shard]) -> None:
+def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[Shard]) -> None:
     """Remove what the published manifest no longer names. Only now: until here it was what a killed run would resume from."""
     keep = {unit_part(unit).name for unit in units} | {shard.record_path.name for shard in shards}
     keep |= {str(tar) for unit in units if (tar := read_meta(unit_part(unit))["tar"])}
@@ -207,10 +207,10 @@ def _discard_outdated(output: Path, units: Sequence[Unit], shards: Sequence[Shar
         sweep(folder)
 
 
-def _remove_but(folder: Path, ours: re.Pattern[str], keep: set[str]) -> None:
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name not in keep and ours.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-            remove(path)
+def _remove_but(folder: Location, ours: re.Pattern[str], keep: set[str]) -> None:
+    for name in names(folder):
+        if name not in keep and ours.fullmatch(name) and not (folder / name).is_symlink():
+            remove(folder / name)
 
 
 def _write_run(settings: Settings, prepared: Prepared, result: Result) -> None:

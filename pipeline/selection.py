@@ -5,14 +5,12 @@ make, and the identity of the manifest that was asked. `audit what-if --write NA
 `curate --selection NAME` runs the recipe with the limits of the second, so that what a selection keeps gets packed.
 """
 
-import json
 import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import file_digest, sha256
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.binding import shipped_recipes, source_of
-from pipeline.store import stable_hash, write_json, write_table
+from pipeline.store import Location, names, open_file, read_json, size_of, stable_hash, write_json, write_table
 from schemas.recipe import Recipe, SourceSpec
 from schemas.typed import nearest
 from stages.stage import Stage
@@ -141,13 +139,18 @@ def _with_limit(spec: SourceSpec, stages: Sequence[Stage], setting: Setting) -> 
     return replace(spec, stages=(*spec.stages[:at], changed, *spec.stages[at + 1 :]))
 
 
-def manifest_identity(output: Path) -> str:
+def manifest_identity(output: Location) -> str:
     """Digest over the bytes of the table `samples`: any other row, score or verdict makes it another."""
     digest = sha256()
-    for path in sorted((output / "manifest" / "samples").glob("*.parquet")):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{file_digest(file, 'sha256').hexdigest()}\n".encode())
+    folder = output / "manifest" / "samples"
+    for name in names(folder, ".parquet"):
+        digest.update(f"{name}\0{file_sha256(folder / name)}\n".encode())
     return digest.hexdigest()
+
+
+def file_sha256(path: Location) -> str:
+    with open_file(path) as file:
+        return file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -171,44 +174,44 @@ class Selection:
         return stable_hash([self.manifest, self.recipe])
 
 
-def check_name(output: Path, name: str) -> None:
+def check_name(output: Location, name: str) -> None:
     """Raises SelectionError for a name that is no plain file name, or that a list of the user's own has."""
     if not _NAME.fullmatch(name):
         raise SelectionError(f"a selection's name is up to 100 of A-Z a-z 0-9 _ . - and begins with a letter or digit, got {name!r}")
-    if (output / FOLDER / f"{name}.txt").exists():
+    if size_of(output / FOLDER / f"{name}.txt") is not None:
         raise SelectionError(f"{output / FOLDER / name}.txt is a list of sample ids by that name; choose another name")
 
 
-def write_selection(output: Path, name: str, settings: Sequence[Setting], recipe: Mapping[str, Any], rows: pa.Table, counts: Any) -> Path:
+def write_selection(
+    output: Location, name: str, settings: Sequence[Setting], recipe: Mapping[str, Any], rows: pa.Table, counts: Any
+) -> Location:
     """Both files, the JSON last. rows: with the schema SELECTION. recipe: resolved. Returns the path of the rows."""
     check_name(output, name)
     path = output / FOLDER / f"{name}.parquet"
     identity = manifest_identity(output)
     write_table(path, rows)
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    selection = Selection(name, tuple(settings), identity, recipe, counts, digest)
+    selection = Selection(name, tuple(settings), identity, recipe, counts, file_sha256(path))
     document = {"selection_version": SELECTION_VERSION, **asdict(selection), "digest": selection.digest}
     write_json(path.with_suffix(".json"), document)
     return path
 
 
-def read_selection(output: Path, name: str) -> Selection:
+def read_selection(output: Location, name: str) -> Selection:
     """Raises SelectionError where there is none, saying what there is."""
     path = output / FOLDER / f"{name}.json"
-    there = sorted(each.stem for each in (output / FOLDER).glob("*.json"))
+    there = [each.removesuffix(".json") for each in names(output / FOLDER, ".json")]
     if name not in there:
         hint = nearest(name, there) if there else "; there is none: python -m pipeline.audit what-if DIR --set ... --write NAME makes one"
         raise SelectionError(f"{path}: no such selection{hint}")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         settings = tuple(Setting(**each) for each in document["settings"])
         return Selection(name, settings, *(document[each] for each in ("manifest", "recipe", "counts", "rows_sha256")))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SelectionError(f"{path}: cannot be read ({type(error).__name__}: {error}); write the selection again") from None
 
 
-def check_for_run(selection: Selection, output: Path, recipe: Mapping[str, Any]) -> None:
+def check_for_run(selection: Selection, output: Location, recipe: Mapping[str, Any]) -> None:
     """May `curate --selection` go ahead? recipe: resolved, with the selection's limits.
 
     Raises SelectionError where the manifest is not the one that was asked, unless it is this selection's own run that changed it (or
@@ -221,7 +224,7 @@ def check_for_run(selection: Selection, output: Path, recipe: Mapping[str, Any])
             f"give the recipe, the inputs and the --seed that made {output}"
         )
     try:
-        run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+        run = read_json(output / "run.json")
     except (OSError, ValueError) as error:
         raise SelectionError(f"{output / 'run.json'}: cannot be read ({error}); run without --selection first") from None
     if run.get("selection", {}).get("digest") == selection.digest:

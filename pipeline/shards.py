@@ -5,7 +5,6 @@ shard's name holds a hash of what goes into it: no shard is ever replaced by ano
 there is the right one, and readers of the old manifest keep their shards until the new manifest is in place.
 """
 
-import json
 import os
 import random
 from collections import defaultdict
@@ -13,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO
 
 from pipeline.executors import Task
 from pipeline.payload import Member, check_unchanged, content_digest
-from pipeline.store import atomic_file, stable_hash, write_json
+from pipeline.store import Location, atomic_file, open_file, read_json, size_of, stable_hash, write_json
 from pipeline.tar import TarWriter, padded
 from schemas.candidate import sample_key
 from schemas.recipe import Shards
@@ -51,7 +51,7 @@ class Shard:
     source: str
     split: str | None
     samples: tuple[Kept, ...]
-    output: Path
+    output: Location
     root: Path
 
     @property
@@ -66,11 +66,11 @@ class Shard:
         return Task(key=self.name, function="pipeline.shards:pack", payload=self)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         return self.output / "shards" / self.name
 
     @property
-    def record_path(self) -> Path:
+    def record_path(self) -> Location:
         """The shard's own record, written last: the shard is done if and only if it is there."""
         return self.output / "parts" / f"shard-{self.name.removesuffix('.tar')}.json"
 
@@ -82,7 +82,7 @@ class ShardPlan:
     later units are still under way.
     """
 
-    def __init__(self, settings: Shards, output: Path, roots: Mapping[str, Path]) -> None:
+    def __init__(self, settings: Shards, output: Location, roots: Mapping[str, Path]) -> None:
         self._target = round(settings.target_mb * 1e6)
         self._output, self._roots = output, roots
         self._filling: dict[tuple[str, str | None], list[Kept]] = {}
@@ -116,7 +116,7 @@ class ShardPlan:
         return complete[-1]
 
 
-def plan_shards(kept: Sequence[Kept], settings: Shards, seed: int, output: Path, roots: Mapping[str, Path]) -> list[Shard]:
+def plan_shards(kept: Sequence[Kept], settings: Shards, seed: int, output: Location, roots: Mapping[str, Path]) -> list[Shard]:
     """The shards of all kept samples, in plan order or, by the recipe's wish, in a seeded shuffle of it."""
     samples = list(kept)
     if settings.order == "shuffle":
@@ -134,11 +134,11 @@ def pack(shard: Shard) -> dict[str, Any]:
     """
     members = []
     buffer = memoryview(bytearray(_CHUNK))  # read into again and again: a fresh megabyte for every read costs a quarter of the speed
-    with atomic_file(shard.path) as file:
+    with atomic_file(shard.path) as file, _Parts(shard.output) as parts:
         tar = TarWriter(file)
         for sample in shard.samples:
             for member in sample.members:
-                offset, digest = tar.add(f"{sample.sample_id}.{member.name}", member.size, _chunks(shard, sample, member, buffer))
+                offset, digest = tar.add(f"{sample.sample_id}.{member.name}", member.size, _chunks(shard, sample, member, parts, buffer))
                 if member.sha256 not in (None, digest):
                     raise OSError(f"{sample.sample_id}.{member.name}: the part {sample.tar} no longer holds what was written to it")
                 where = {"offset": offset, "size": member.size, "sha256": digest}
@@ -157,31 +157,56 @@ def pack(shard: Shard) -> dict[str, Any]:
     return record
 
 
-def _chunks(shard: Shard, sample: Kept, member: Member, buffer: memoryview) -> Iterator[memoryview]:
+class _Parts:
+    """The tar of one part after the other, kept open: a unit's samples follow one another, and a store is asked for much at once."""
+
+    def __init__(self, output: Location) -> None:
+        self._output = output
+        self._open: tuple[str, BinaryIO] | None = None
+
+    def __enter__(self) -> "_Parts":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._open is not None:
+            self._open[1].close()
+
+    def tar(self, name: str) -> BinaryIO:
+        if self._open is None or self._open[0] != name:
+            self.__exit__(None, None, None)
+            self._open = name, open_file(self._output / "parts" / name)
+        return self._open[1]
+
+
+def _chunks(shard: Shard, sample: Kept, member: Member, parts: _Parts, buffer: memoryview) -> Iterator[memoryview]:
     """The member's bytes: from the part's tar, or from the source file, which must be the one that was examined.
 
     Every chunk lies in `buffer` and is gone with the next one.
     """
     if member.path is None:
-        path, start = shard.output / "parts" / str(sample.tar), member.offset or 0
-    else:
-        path, start = shard.root / member.path, 0
-    with path.open("rb", buffering=0) as file:
-        if member.path is not None:
-            status = os.fstat(file.fileno())
-            check_unchanged(member, status.st_size, status.st_mtime_ns)
-        file.seek(start)
-        left = member.size
-        while left > 0 and (count := file.readinto(buffer[: min(_CHUNK, left)])):
-            left -= count
-            yield buffer[:count]
+        yield from _pieces(parts.tar(str(sample.tar)), member.offset or 0, member.size, buffer)
+        return
+    with (shard.root / member.path).open("rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        check_unchanged(member, status.st_size, status.st_mtime_ns)
+        yield from _pieces(file, 0, member.size, buffer)
+
+
+def _pieces(file: Any, start: int, size: int, buffer: memoryview) -> Iterator[memoryview]:
+    file.seek(start)
+    left = size
+    while left > 0 and (count := file.readinto(buffer[: min(_CHUNK, left)])):
+        left -= count
+        yield buffer[:count]
 
 
 def read_record(shard: Shard) -> dict[str, Any] | None:
     """The record of a shard that is done; None if it still has to be packed."""
-    if not shard.record_path.is_file() or not shard.path.is_file():
+    try:
+        record: dict[str, Any] = read_json(shard.record_path)
+    except FileNotFoundError:
         return None
-    return json.loads(shard.record_path.read_text(encoding="utf-8"))
+    return record if size_of(shard.path) is not None else None
 
 
 def content_digests(record: Mapping[str, Any]) -> dict[str, str]:

@@ -1,27 +1,112 @@
-"""Files of an output folder: written whole or not at all.
+"""Files of an output, in a folder or on an object store: written whole or not at all.
 
-Temporary file in the same folder, flush, fsync, rename, fsync of the folder. What a reader finds under its final name
-is complete, whenever a run was killed.
+In a folder: temporary file beside the final name, flush, fsync, rename, fsync of the folder. On an object store: one PUT, or an
+upload in pieces that becomes an object when it is completed. What a reader finds under its final name is complete, whenever a run
+was killed. Credentials, endpoints and other settings of a store come from the environment (AWS_*, FSSPEC_*) and are written nowhere.
 """
 
+import errno
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeAlias, TypeVar, cast
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
+
+from pipeline.executors.call import is_storage_failure
+
+Location: TypeAlias = Path | UPath  # a Path is a file of this machine's, any other UPath an object
 
 TEMPORARY = ".tmp-"  # prefix of files that a killed run may leave; `sweep` removes them
+# Stores whose objects appear whole. Servers of files (sftp, smb, hdfs) show a file while it is written. S3 is tested; the others are
+# fsspec's, by the same calls.
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
+ATTEMPTS = 4  # of ours, at each request; the store's own client has made several by then
+FIRST_DELAY_S = 0.5  # before the second attempt; doubles with each further one
+
+_PIECE = 16 << 20  # of an upload: a shard may have 10,000, and each is held in memory
+_AHEAD = 8 << 20  # bytes that are read at once where more will be asked for
+T = TypeVar("T")
+
+
+class StorageFailure(OSError):
+    """A store does not answer, after several attempts. Nothing is known of the file that was asked for; blames nobody."""
+
+    def __init__(self, path: Location, error: BaseException) -> None:
+        said = str(error) or type(error).__name__
+        super().__init__(errno.EIO, f"{path}: the store does not answer ({said}); see to it, then run the same command again")
+
+
+def locate(text: str | Path) -> UPath:
+    """An output by what a user calls it: a path, made absolute, or the URL of an object store.
+
+    Raises ValueError for what cannot be one, or needs a package that is not installed.
+    """
+    given = str(text)
+    scheme, separator, rest = given.partition("://")
+    if not separator:
+        return UPath(Path(given).resolve())
+    if scheme in ("file", "local"):
+        return UPath(Path(rest).resolve())
+    url = urlsplit(given)
+    if url.username is not None or url.password is not None:
+        raise ValueError(f"{scheme}://...@{url.hostname}: give credentials by the environment (AWS_ACCESS_KEY_ID ...), not in the URL")
+    if scheme not in OBJECT_STORES:
+        raise ValueError(
+            f"{given}: {scheme!r} is no object store that this can write to ({', '.join(OBJECT_STORES)}); mount it, and give its path"
+        )
+    if {"", ".", ".."} & set(rest.rstrip("/").split("/")) or "?" in rest or "#" in rest:
+        raise ValueError(f"{given}: give {scheme}://BUCKET/PREFIX without '..', '//', '?' or '#'")
+    # What another process wrote must be seen at once. Parquet asks for the ranges that it needs: reading on would cost more.
+    options: dict[str, Any] = {"use_listings_cache": False} | ({"default_cache_type": "none"} if scheme in ("s3", "s3a") else {})
+    try:
+        path = UPath(given.rstrip("/"), **options)
+        _ = path.fs
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{given}: cannot be opened ({error}); for s3: uv pip install 's3fs'") from None
+    return path
+
+
+def is_local(path: Location) -> bool:
+    return isinstance(path, Path)
+
+
+def holds(outer: str | Location, inner: str | Location) -> bool:
+    """Whether `inner` is `outer` or lies below it: absolute paths, or URLs of one store."""
+    first, second = (_comparable(each) for each in (outer, inner))
+    return second == first or second.startswith(first.rstrip("/") + "/")
+
+
+def _comparable(place: str | Location) -> str:
+    scheme, separator, rest = str(place).rstrip("/").partition("://")
+    same = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs"}
+    return f"{same.get(scheme, scheme)}://{rest}" if separator else os.path.abspath(scheme)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Location) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` when the block ends without an exception, and never in part."""
+    if isinstance(path, Path):
+        with _renamed(path) as file:
+            yield file
+    else:
+        with _uploaded(path) as file:
+            yield file
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(6)}-{path.name[:80]}"
     try:
@@ -36,29 +121,276 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    with atomic_file(path) as file:
-        file.write(data)
+@contextmanager
+def _uploaded(path: UPath) -> Iterator[BinaryIO]:
+    """An upload in pieces, completed at the end and given up when the block raises."""
+    upload = _Upload(path)
+    try:
+        yield cast(BinaryIO, upload)
+        upload.complete()
+    except BaseException:
+        upload.give_up()
+        raise
 
 
-def write_json(path: Path, value: Any) -> None:
+class _Upload(io.RawIOBase):
+    def __init__(self, path: UPath) -> None:
+        self._path = path
+        self._file: Any = ask(path, lambda: path.fs.open(path.path, "wb", block_size=_PIECE, autocommit=False))
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        # Not asked again: how much of it was taken is not known. The work as a whole is done again.
+        return ask(self._path, lambda: self._file.write(data), attempts=1)
+
+    def complete(self) -> None:
+        ask(self._path, self._file.close, attempts=1)
+        ask(self._path, self._file.commit, attempts=1)
+
+    def give_up(self) -> None:
+        self._file.closed = True  # else it would be completed when it is collected
+        with suppress(Exception):  # what is left in the store is no object, and `sweep` looks for it
+            self._file.discard()
+
+
+def write_bytes(path: Location, data: bytes) -> None:
+    if isinstance(path, Path):
+        with _renamed(path) as file:
+            file.write(data)
+    else:
+        ask(path, lambda: path.fs.pipe_file(path.path, data))
+
+
+def write_json(path: Location, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Location, table: pa.Table) -> None:
     """Parquet, zstd, the same bytes for the same table."""
-    with atomic_file(path) as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=65536)
+    if isinstance(path, Path):
+        with _renamed(path) as file:
+            _write_parquet(file, table)
+    else:
+        buffer = io.BytesIO()
+        _write_parquet(buffer, table)
+        write_bytes(path, buffer.getvalue())
 
 
-def remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
+def _write_parquet(file: IO[bytes], table: pa.Table) -> None:
+    pq.write_table(table, file, compression="zstd", row_group_size=65536)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed runs left half-written."""
-    for path in folder.glob(f"{TEMPORARY}*"):
+class LateNamed:
+    """A file that gets its name in `folder` once it is whole.
+
+    For an object store, which cannot rename, it waits on this machine's disk (TMPDIR): its whole size for as long as it is written.
+    """
+
+    def __init__(self, folder: Location) -> None:
+        self._folder = folder
+        self._temporary: Path | None = None
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._temporary = folder / f"{TEMPORARY}{secrets.token_hex(12)}"
+            self.file: BinaryIO = self._temporary.open("xb")
+        else:
+            self.file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115
+
+    def commit(self, name: str) -> None:
+        self.file.flush()
+        if self._temporary is not None and isinstance(self._folder, Path):
+            os.fsync(self.file.fileno())
+            self.file.close()
+            os.replace(self._temporary, self._folder / name)
+            sync_folder(self._folder)
+            return
+        self.file.seek(0)
+        if os.fstat(self.file.fileno()).st_size <= _PIECE:
+            write_bytes(self._folder / name, self.file.read())
+        else:
+            with atomic_file(self._folder / name) as upload:
+                while piece := self.file.read(1 << 20):
+                    upload.write(piece)
+        self.file.close()
+
+    def abandon(self) -> None:
+        """Leave nothing, unless it was committed."""
+        self.file.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+
+def read_bytes(path: Location) -> bytes:
+    """Raises FileNotFoundError, StorageFailure."""
+    return path.read_bytes() if isinstance(path, Path) else ask(path, lambda: bytes(path.fs.cat_file(path.path)))
+
+
+def read_json(path: Location) -> Any:
+    """Raises FileNotFoundError, StorageFailure, and ValueError for what is no JSON in UTF-8."""
+    return json.loads(read_bytes(path).decode("utf-8"))
+
+
+def read_range(path: Location, start: int, size: int) -> bytes:
+    """Fewer bytes where the file ends before. Raises FileNotFoundError, StorageFailure."""
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+    if size <= 0:
+        return b""
+    try:
+        return ask(path, lambda: bytes(path.fs.cat_file(path.path, start=start, end=start + size)))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):  # stores refuse a range that begins beyond the end
+        if (there := size_of(path)) is not None and start >= there:
+            return b""
+        raise
+
+
+def open_file(path: Location, ahead: int = _AHEAD) -> BinaryIO:
+    """For reading, with seeks. ahead: bytes that are asked of a store at once; 0 asks for each read alone.
+
+    Raises FileNotFoundError, StorageFailure, now or when it is read.
+    """
+    if isinstance(path, Path):
+        return path.open("rb")
+    size = size_of(path)
+    if size is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    raw = _Ranges(path, size)
+    return cast(BinaryIO, io.BufferedReader(raw, min(ahead, max(size, 1))) if ahead else raw)
+
+
+def parquet_source(path: Location) -> Path | BinaryIO:
+    """What Arrow reads a table from: it asks for the ranges that it needs."""
+    return path if isinstance(path, Path) else open_file(path, ahead=0)
+
+
+class _Ranges(io.RawIOBase):
+    """An object, read where one asks for it."""
+
+    def __init__(self, path: UPath, size: int) -> None:
+        self._path, self._size, self._at = path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = read_range(self._path, self._at, min(len(buffer), self._size - self._at))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def copy(path: Location, target: Location) -> None:
+    """The same file again: a link where the file system has them, within one store by the store itself, else its bytes."""
+    if isinstance(path, Path) and isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+            sync_folder(target.parent)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    elif not isinstance(path, Path) and not isinstance(target, Path) and path.fs == target.fs:
+        ask(target, lambda: path.fs.cp_file(path.path, target.path))
+        return
+    with open_file(path) as source, atomic_file(target) as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+def size_of(path: Location) -> int | None:
+    """In bytes; None where there is no such file. Raises StorageFailure."""
+    try:
+        if isinstance(path, Path):
+            return path.stat().st_size if path.is_file() else None
+        found = ask(path, lambda: path.fs.info(path.path))
+    except FileNotFoundError:
+        return None
+    return int(found["size"]) if found["type"] == "file" else None
+
+
+def names(folder: Location, suffix: str = "", *, below: bool = False) -> list[str]:
+    """Files of a folder, sorted; none where there is no such folder. below: those of its folders too, as a/b. Raises StorageFailure.
+
+    One request for a thousand.
+    """
+    if isinstance(folder, Path):
+        files = (path for path in (folder.rglob("*") if below else folder.glob("*")) if path.is_symlink() or not path.is_dir())
+        return sorted(name for path in files if (name := path.relative_to(folder).as_posix()).endswith(suffix))
+    root, depth = folder.path.rstrip("/") + "/", None if below else 1
+    try:
+        found = ask(folder, lambda: folder.fs.find(root, maxdepth=depth) if below else folder.fs.ls(root, detail=True))
+    except FileNotFoundError:
+        return []
+    keys = found if below else [each["name"] for each in found if each["type"] == "file"]
+    return sorted(name for key in keys if (name := key.lstrip("/").removeprefix(root.lstrip("/"))) and name.endswith(suffix))
+
+
+def is_folder(path: Location) -> bool:
+    """Whether something lies there. Raises StorageFailure."""
+    return path.is_dir() if isinstance(path, Path) else ask(path, lambda: bool(path.fs.isdir(path.path)))
+
+
+def make_folder(path: Location) -> None:
+    """Where there are folders: an object store needs none, and creating a bucket is not ours to do."""
+    if isinstance(path, Path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: Location) -> None:
+    if isinstance(path, Path):
         path.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError):
+        ask(path, lambda: path.fs.rm_file(path.path))
+
+
+def sweep(folder: Location) -> None:
+    """Remove what killed runs left half-written: temporary files, or uploads below a prefix of S3 that nobody will complete."""
+    if isinstance(folder, Path):
+        for path in folder.glob(f"{TEMPORARY}*"):
+            path.unlink(missing_ok=True)
+    elif hasattr(folder.fs, "call_s3"):
+        fs, (bucket, _, prefix) = folder.fs, folder.path.partition("/")
+        with suppress(OSError, NotImplementedError):  # not every server, and not everybody, may list them
+            found = ask(folder, lambda: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/"), attempts=1)
+            for each in found.get("Uploads", ()):
+                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
+
+
+def ask(path: UPath, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """What the call says; again after a pause where the store failed rather than refused. Raises StorageFailure, and what it refuses by."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return call()
+        except Exception as error:  # every store has its own kinds of them
+            if not _passing(error):
+                raise
+            if attempt == attempts:
+                raise StorageFailure(path, error) from error
+            time.sleep(FIRST_DELAY_S * 2 ** (attempt - 1))
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _passing(error: Exception) -> bool:
+    """Whether it may be otherwise a moment later."""
+    if isinstance(error, OSError):
+        return is_storage_failure(error)
+    return not isinstance(error, ValueError | TypeError | LookupError | AttributeError | NotImplementedError | MemoryError)
 
 
 def stable_hash(value: Any) -> str:

@@ -7,7 +7,6 @@ also while a run that changed a limit is replacing them.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from pipeline.binding import Source
 from pipeline.duplicates import Duplicates, Printed, Twin, settings_of
 from pipeline.parts import members_from_json, meta_of, open_part, part_path, read_meta
 from pipeline.shards import Kept, content_digests
-from pipeline.store import remove, write_table
+from pipeline.store import Location, names, remove, write_table
 from pipeline.unit import Unit
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason, Status
@@ -39,7 +38,7 @@ class Totals:
     errors: int = 0  # of these
 
 
-def unit_part(unit: Unit) -> Path:
+def unit_part(unit: Unit) -> Location:
     return part_path(unit.output, unit.name, unit.key)
 
 
@@ -132,7 +131,9 @@ def _rank(scores: Mapping[str, float | None], best_by: str) -> float:
     return value if best_by.startswith("-") else -value
 
 
-def write_tables(output: Path, units: Sequence[Unit], records: Sequence[Mapping[str, Any]], overruled: Mapping[str, Overruled]) -> Totals:
+def write_tables(
+    output: Location, units: Sequence[Unit], records: Sequence[Mapping[str, Any]], overruled: Mapping[str, Overruled]
+) -> Totals:
     """Write the three tables and remove files of an earlier, larger run.
 
     records: of every shard, in plan order. overruled: what the run as a whole turns away, by sample id.
@@ -183,7 +184,7 @@ def _count(totals: Totals, row: Mapping[str, Any]) -> None:
         totals.text[source]["with" if row["has_text"] else "without"] += 1
 
 
-def _write_files(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+def _write_files(folder: Location, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """part-00000.parquet and so on; at least one file, so that an empty table can be read too."""
     number = 0
     for number, table in enumerate(tables, 1):
@@ -191,8 +192,8 @@ def _write_files(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table]) ->
     if number == 0:
         write_table(folder / "part-00000.parquet", schema.empty_table())
         number = 1
-    for path in sorted(folder.glob("part-*.parquet"))[number:]:
-        remove(path)
+    for name in [each for each in names(folder, ".parquet") if each.startswith("part-")][number:]:
+        remove(folder / name)
 
 
 def _batched(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

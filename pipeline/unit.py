@@ -21,7 +21,7 @@ from pipeline.examine import Examiner
 from pipeline.executors import Task
 from pipeline.parts import MemberStore, part_path, parts_folder, write_part
 from pipeline.steps import StepStore
-from pipeline.store import stable_hash
+from pipeline.store import Location, make_folder, stable_hash
 from schemas.candidate import Candidate
 from schemas.recipe import MediaLimits
 from schemas.typed import RecipeError
@@ -46,7 +46,7 @@ class Unit:
     name: str  # "u000012"
     source: Source
     root: Path
-    output: Path
+    output: Location
     candidates: tuple[Candidate, ...]
     captions: Mapping[str, str] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()  # keys of the parts of this unit that are there
@@ -169,7 +169,7 @@ def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int,
 def _commit(
     unit: Unit, examiner: Examiner, rows: list[dict[str, Any]], excluded: Mapping[int, tuple[Reason, str]], started_ns: int
 ) -> None:
-    parts_folder(unit.output).mkdir(parents=True, exist_ok=True)
+    make_folder(parts_folder(unit.output))
     meta = {
         "tar": examiner.parts.commit(),
         "compute_hash": unit.source.compute_hash,

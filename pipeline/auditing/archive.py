@@ -7,6 +7,8 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from pipeline.store import Location, open_file, size_of
+
 CHUNK = 4 << 20  # bytes read at a time
 
 
@@ -19,7 +21,7 @@ class HashedShard:
     members: tuple[str | None, ...]
 
 
-def safe_shard_path(folder: Path, name: str) -> Path | None:
+def safe_shard_path(folder: Location, name: str) -> Location | None:
     """The plain file `name` below `folder`, or None when the name leaves it or any step on the way is a link."""
     parts = PurePosixPath(name).parts
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\0" in name:
@@ -27,15 +29,15 @@ def safe_shard_path(folder: Path, name: str) -> Path | None:
     path = folder
     for part in parts:
         path = path / part
-        if path.is_symlink():
+        if isinstance(path, Path) and path.is_symlink():
             return None
-    return path if path.is_file() else None
+    return path if size_of(path) is not None else None
 
 
-def hash_shard(path: Path, members: Sequence[Mapping[str, Any]], progress: Callable[[int], None] = lambda _: None) -> HashedShard:
+def hash_shard(path: Location, members: Sequence[Mapping[str, Any]], progress: Callable[[int], None] = lambda _: None) -> HashedShard:
     """Hash the file and each member (mappings with offset and size, in bytes, sorted by offset) in one pass."""
     whole, position, digests = sha256(), 0, list[str | None]()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for member in members:
             offset, size = member["offset"], member["size"]
             if offset < position or size < 0:
@@ -64,7 +66,7 @@ def _feed(file: BinaryIO, count: int, digests: Sequence[Any], progress: Callable
     return done
 
 
-def check_headers(path: Path, members: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def check_headers(path: Location, members: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     """(member's tar name or "", what is wrong) wherever the tar's own headers and the table disagree.
 
     Every entry must be a plain file with mtime 0 and a relative name without folders, and must be a member that the
@@ -73,7 +75,7 @@ def check_headers(path: Path, members: Sequence[Mapping[str, Any]]) -> Iterator[
     listed = {f"{member['sample_id']}.{member['name']}": (member["offset"], member["size"]) for member in members}
     seen = set[str]()
     try:
-        with tarfile.open(path, "r:", errorlevel=0) as archive:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:", errorlevel=0) as archive:
             for entry in archive:
                 for what in _check_entry(entry, listed.get(entry.name), entry.name in seen):
                     yield entry.name, what

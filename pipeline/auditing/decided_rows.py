@@ -30,6 +30,7 @@ from pipeline.auditing.redecide import (
     decide,
     test_of,
 )
+from pipeline.store import Location, parquet_source
 from schemas.verdict import Reason, Status
 
 Mask = NDArray[np.bool_]
@@ -45,8 +46,8 @@ def read_columns(output: OutputFolder, columns: Sequence[str]) -> pa.Table:
     """Leaf columns of `samples`, of all rows in their order, scores as "scores.NAME". Raises OutputError."""
     where = output.path / "manifest" / "samples"
 
-    def read(path: Path) -> pa.Table:
-        with pq.ParquetFile(path, read_dictionary=DICTIONARIES) as file:
+    def read(path: Location) -> pa.Table:
+        with pq.ParquetFile(parquet_source(path), read_dictionary=DICTIONARIES, pre_buffer=not isinstance(path, Path)) as file:
             return file.read(columns=list(columns), use_threads=False).flatten()
 
     try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.auditing.folder import OutputFolder
 from pipeline.parts import part_path, read_meta
 from pipeline.selection import recipe_differences
+from pipeline.store import size_of
 from schemas.scores import SCORES
 from schemas.verdict import ERRORS, SKIPS
 from stages.stage import Limit
@@ -217,7 +218,7 @@ def _key_parts(output: OutputFolder) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for unit in output.table("units", ["unit", "unit_key", "source"]).to_pylist():
         path = part_path(output.path, unit["unit"], unit["unit_key"])
-        if not path.is_file():
+        if size_of(path) is None:
             continue
         parts = read_meta(path)["key_parts"]
         own = found.setdefault(unit["source"], {"source": parts["source"], "candidates": {}, "captions": {}})

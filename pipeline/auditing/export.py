@@ -1,10 +1,7 @@
 """A folder for others: the samples of chosen licences, with their shards and their manifest, and nothing that was not asked for."""
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.auditing.archive import safe_shard_path
 from pipeline.auditing.folder import OutputFolder
-from pipeline.store import stable_hash, sync_folder, write_json, write_table
+from pipeline.store import Location, copy, names, size_of, stable_hash, write_json, write_table
 from schemas.manifest import SHARDS, UNITS
 from schemas.typed import nearest
 
@@ -26,11 +23,11 @@ class ExportError(ValueError):
 
 
 def export(
-    output: OutputFolder, target: Path, licenses: Sequence[str] = (), mixed: bool = False, noncommercial: bool = False
+    output: OutputFolder, target: Location, licenses: Sequence[str] = (), mixed: bool = False, noncommercial: bool = False
 ) -> dict[str, Any]:
     """Copy what has one of the licences (none given: all) into `target`, which must not be there or be empty.
 
-    Shards are linked where the file system can, else copied; a reader, and `audit verify`, take the folder like any other. Returns
+    Shards are linked within one file system, else copied; a reader, and `audit verify`, take the folder like any other. Returns
     {"licenses": {licence: samples}, "shards", "bytes", "noncommercial": {weights: samples}}. Raises ExportError for samples of several
     licences unless `mixed`, for scores and members from weights of which the licence forbids commercial use unless `noncommercial`, and
     where `target` is in use; nothing is written then.
@@ -46,12 +43,12 @@ def export(
         raise ExportError(
             f"made with weights whose licence forbids commercial use: {named}; take them all the same with --accept-noncommercial"
         )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if size_of(target) is not None or names(target, below=True):
         raise ExportError(f"{target}: is there already and not empty; give a new folder")
     rows = rows.filter(pc.is_in(rows["as_licensed"], pa.array(chosen, pa.string()))).drop_columns(["as_licensed"])
     shards = _shards(output, rows)
     for name in shards["shard"].to_pylist():
-        _link(output.path / "shards", name, target / "shards")
+        _copy(output.path / "shards", name, target / "shards")
     _write_manifest(output, target, rows, shards)
     size = sum(shards["bytes"].to_pylist())
     found = {"licenses": {name: counts[name] for name in chosen}, "shards": shards.num_rows, "bytes": size}
@@ -96,19 +93,14 @@ def _shards(output: OutputFolder, rows: pa.Table) -> pa.Table:
     return shards
 
 
-def _link(source: Path, name: str, target: Path) -> None:
+def _copy(source: Location, name: str, target: Location) -> None:
     path = safe_shard_path(source, name)
     if path is None:
         raise ExportError(f"{source / name}: is named by the manifest, and is no plain file there; run: python -m pipeline.audit verify")
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, target / name)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(path, target / name)
-    sync_folder(target)
+    copy(path, target / name)
 
 
-def _write_manifest(output: OutputFolder, target: Path, rows: pa.Table, shards: pa.Table) -> None:
+def _write_manifest(output: OutputFolder, target: Location, rows: pa.Table, shards: pa.Table) -> None:
     units = output.table("units")
     units = units.filter(pc.is_in(units["unit"], rows["unit"].combine_chunks()))
     for name, table in (
@@ -132,7 +124,7 @@ def _run(output: OutputFolder, sources: Sequence[str], found: Mapping[str, Any])
     return {**document, "shards": {"count": found["shards"], "bytes": found["bytes"]}, "exported": {"licenses": found["licenses"]}}
 
 
-def format_export(found: Mapping[str, Any], target: Path) -> str:
+def format_export(found: Mapping[str, Any], target: Location) -> str:
     """For a terminal."""
     lines = [f"{name}: {count} samples" for name, count in found["licenses"].items()]
     lines += [f"made with non-commercial {name}: {count} samples" for name, count in found["noncommercial"].items()]

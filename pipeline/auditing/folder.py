@@ -1,6 +1,5 @@
 """Reading an output folder: its manifest tables and run.json."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +7,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from upath import UPath
 
+from pipeline.store import Location, is_folder, names, open_file, read_json, size_of
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason
 from stages.stage import Limit
@@ -22,13 +24,28 @@ class OutputError(Exception):
     """The folder is no output of `pipeline.curate`, or cannot be read as one. The message says what was looked for."""
 
 
+class _Objects(FSSpecHandler):  # type: ignore[misc]
+    """Arrow's way to the objects below a URL: by ranges, asked again where the store fails for a moment."""
+
+    def __init__(self, root: UPath) -> None:
+        super().__init__(root.fs)
+        self._root = root
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        return pa.PythonFile(open_file(self._root.with_segments(path), ahead=0), mode="r")
+
+
 class OutputFolder:
     """One output folder of `pipeline.curate`. Tables are opened on demand and may be read column by column."""
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_dir():
+    def __init__(self, path: Location) -> None:
+        try:
+            there, ours = is_folder(path), is_folder(path / "manifest") or size_of(path / "run.json") is not None
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read ({error})") from None
+        if not there:
             raise OutputError(f"{path}: no such folder; give the --output folder of a pipeline.curate run")
-        if not (path / "manifest").is_dir() and not (path / "run.json").is_file():
+        if not ours:
             raise OutputError(f"{path}: holds neither manifest/ nor run.json; give the --output folder of a pipeline.curate run")
         self.path = path
 
@@ -36,20 +53,20 @@ class OutputFolder:
     def run(self) -> dict[str, Any]:
         """run.json, or an empty mapping where the run ended before it was written. Raises OutputError when unreadable."""
         path = self.path / "run.json"
-        if not path.exists():
-            return {}
         try:
-            document = json.loads(path.read_text("utf-8"))
+            document = read_json(path)
+        except FileNotFoundError:
+            return {}
         except (OSError, ValueError) as error:
             raise OutputError(f"{path}: cannot be read as JSON ({error}); run pipeline.curate again to write it anew") from None
         if not isinstance(document, dict):
             raise OutputError(f"{path}: expected a mapping, got {type(document).__name__}")
         return document
 
-    def parts(self, table: TableName) -> list[Path]:
+    def parts(self, table: TableName) -> list[Location]:
         """The table's Parquet files in name order, which is plan order."""
         folder = self.path / "manifest" / table
-        return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+        return [folder / name for name in names(folder, ".parquet")]
 
     def dataset(self, table: TableName) -> ds.Dataset:
         """The table as an Arrow dataset, empty where no part was written yet. Raises OutputError for an unreadable part."""
@@ -57,7 +74,12 @@ class OutputFolder:
         if not parts:
             return ds.dataset(schema.empty_table())
         try:
-            return ds.dataset([str(part) for part in parts], schema=schema, format="parquet")
+            if isinstance(self.path, Path):
+                return ds.dataset([str(part) for part in parts], schema=schema, format="parquet")
+            store = PyFileSystem(_Objects(self.path))
+            return ds.dataset(
+                [part.path for part in parts if not isinstance(part, Path)], schema=schema, format="parquet", filesystem=store
+            )
         except (OSError, pa.ArrowInvalid) as error:
             raise OutputError(f"{self.path / 'manifest' / table}: cannot be read as Parquet ({error})") from None
 

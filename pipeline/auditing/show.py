@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.auditing.folder import OutputFolder, limit_of
 from pipeline.auditing.layout import format_cell, format_number, human_bytes, text_table
 from pipeline.selection import FOLDER
+from pipeline.store import names, read_bytes
 from schemas.scores import SCORES
 from schemas.verdict import REASON_TEXT, Reason
 from stages.stage import Limit
@@ -203,12 +204,16 @@ def _unit(output: OutputFolder, name: str) -> str:
 def _selections(output: OutputFolder, sample_id: str) -> str:
     """What each selection of the folder says of the row."""
     body = []
-    for path in sorted((output.path / FOLDER).glob("*.parquet")):
+    for name in names(output.path / FOLDER, ".parquet"):
         try:
-            rows = pq.read_table(path, columns=["status", "reasons", "needs"], filters=[("sample_id", "==", sample_id)]).to_pylist()
+            data = pa.BufferReader(read_bytes(output.path / FOLDER / name))
+            rows = pq.read_table(data, columns=["status", "reasons", "needs"], filters=[("sample_id", "==", sample_id)]).to_pylist()
         except (OSError, pa.ArrowException):
             continue  # not one of ours, or damaged: `audit verify` says so
-        body += [[path.stem, each["status"], " ".join(each["reasons"]), f"needs {each['needs']}" if each["needs"] else ""] for each in rows]
+        body += [
+            [name.removesuffix(".parquet"), each["status"], " ".join(each["reasons"]), f"needs {each['needs']}" if each["needs"] else ""]
+            for each in rows
+        ]
     return text_table(["selection", "status", "reasons", ""], body) if body else ""
 
 

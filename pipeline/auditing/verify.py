@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.auditing.archive import check_headers, hash_shard, safe_shard_path
 from pipeline.auditing.folder import TABLES, OutputFolder
 from pipeline.auditing.verify_origin import check_origin
+from pipeline.store import Location, names, parquet_source
 from schemas.candidate import CHILD, MAX_KEY, MAX_SUFFIX
 from schemas.verdict import Reason, Status, status_of
 
@@ -67,7 +67,7 @@ def _check_schemas(output: OutputFolder) -> Iterator[Problem]:
     for name, schema in TABLES.items():
         for part in output.parts(name):  # type: ignore[arg-type]
             try:
-                found = pq.read_schema(part)
+                found = pq.read_schema(parquet_source(part))
             except (OSError, ValueError) as error:
                 yield Problem(f"manifest/{name}/{part.name}", f"cannot be read as Parquet ({error})")
                 continue
@@ -79,7 +79,7 @@ def _check_schemas(output: OutputFolder) -> Iterator[Problem]:
                 )
 
 
-def _check_shard(folder: Path, shard: Mapping[str, Any], progress: Callable[[int], None]) -> Iterator[Problem]:
+def _check_shard(folder: Location, shard: Mapping[str, Any], progress: Callable[[int], None]) -> Iterator[Problem]:
     where = f"shards/{shard['shard']}"
     path = safe_shard_path(folder, shard["shard"])
     if path is None:
@@ -114,16 +114,11 @@ def _check_shard(folder: Path, shard: Mapping[str, Any], progress: Callable[[int
         yield Problem(f"{where} {name}" if name else where, what)
 
 
-def _check_names(folder: Path, named: Sequence[str]) -> Iterator[Problem]:
+def _check_names(folder: Location, named: Sequence[str]) -> Iterator[Problem]:
     for name, times in Counter(named).items():
         if times > 1:
             yield Problem(f"shards/{name}", f"is named by {times} rows of the shards table")
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            continue
-        name = path.relative_to(folder).as_posix()
+    for name in names(folder, below=True):
         if name not in named:
             yield Problem(f"shards/{name}", "is not in the shards table; left by an interrupted run or put there by someone else")
 

@@ -1,17 +1,15 @@
 """Do the hashes hold that say what an output folder was made of? Of the recipe, units, parts, shards' names and selections."""
 
 from collections.abc import Iterator
-from hashlib import file_digest
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.auditing.folder import OutputFolder
 from pipeline.parts import meta_of, open_part, part_path, parts_folder
-from pipeline.selection import FOLDER, SelectionError, read_selection
+from pipeline.selection import FOLDER, SelectionError, file_sha256, read_selection
 from pipeline.shards import SHARD_VERSION
-from pipeline.store import stable_hash
+from pipeline.store import Location, names, size_of, stable_hash
 
 
 def check_origin(output: OutputFolder) -> Iterator[tuple[str, str]]:
@@ -30,10 +28,10 @@ def _check_recipe(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "run.json", f"recipe_sha256 is {said}, but that of its recipe is {found}"
 
 
-def _check_part(output: Path, unit: str, unit_key: str, payload_keys: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _check_part(output: Location, unit: str, unit_key: str, payload_keys: dict[str, str]) -> Iterator[tuple[str, str]]:
     """The unit's key is that of what it was made of; its tar holds the bytes that its name says. Adds its samples' payload keys."""
     path = part_path(output, unit, unit_key)
-    if not path.is_file():
+    if size_of(path) is None:
         return
     where = f"parts/{path.name}"
     try:
@@ -49,9 +47,9 @@ def _check_part(output: Path, unit: str, unit_key: str, payload_keys: dict[str, 
     if meta["tar"] is None:
         return
     tar = parts_folder(output) / meta["tar"]
-    if not tar.is_file():
+    if size_of(tar) is None:
         yield f"parts/{meta['tar']}", "is not there; a rerun would make it again"
-    elif (digest := _digest(tar))[:8] != tar.stem.rsplit("-", 1)[-1]:
+    elif (digest := file_sha256(tar))[:8] != tar.stem.rsplit("-", 1)[-1]:
         yield f"parts/{tar.name}", f"sha256 is {digest}, its name says {tar.stem.rsplit('-', 1)[-1]}..."
 
 
@@ -66,19 +64,14 @@ def _check_shard_names(output: OutputFolder, payload_keys: dict[str, str]) -> It
             yield f"shards/{shard['shard']}", f"its name ends in {said}, but the hash of what is in it begins with {found}"
 
 
-def _check_selections(output: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted((output / FOLDER).glob("*.json")):
-        where = f"{FOLDER}/{path.stem}.parquet"
+def _check_selections(output: Location) -> Iterator[tuple[str, str]]:
+    for file in names(output / FOLDER, ".json"):
+        where = f"{FOLDER}/{file.removesuffix('.json')}.parquet"
         try:
-            said = read_selection(output, path.stem).rows_sha256
-            found = _digest(path.with_suffix(".parquet"))
+            said = read_selection(output, file.removesuffix(".json")).rows_sha256
+            found = file_sha256(output / where)
         except (SelectionError, OSError) as error:
             yield where, str(error)
             continue
         if found != said:
-            yield where, f"sha256 is {found}, {path.name} says {said}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+            yield where, f"sha256 is {found}, {file} says {said}"

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipeline.report.data import load_rows
 from pipeline.report.footage import Footage
 from pipeline.report.thumbnails import Thumbnail, make_sheet
 from pipeline.selection import kept_ids
+from pipeline.store import Location, names, read_bytes
 
 MOST_BYTES = 3_400_000  # of JPEG data; base64 makes a third more of it
 _STYLES, _SCRIPTS = ("page.css", "ab.css"), ("theme.js", "ab.js")
@@ -65,13 +65,13 @@ def side(output: OutputFolder, selection: str | None) -> Side:
     return Side(name, output, found)
 
 
-def _selected(path: Path) -> set[str]:
-    there = sorted(each.stem for each in path.parent.glob("*.parquet"))
+def _selected(path: Location) -> set[str]:
+    there = [each.removesuffix(".parquet") for each in names(path.parent, ".parquet")]
     if path.stem not in there:
         said = f"there are {', '.join(there)}" if there else "there is none: python -m pipeline.audit what-if DIR --set ... --write NAME"
         raise CompareError(f"{path}: no such selection; {said}")
     try:
-        return set(kept_ids(path.read_bytes()).to_pylist())
+        return set(kept_ids(read_bytes(path)).to_pylist())
     except (OSError, KeyError, pa.ArrowException) as error:
         raise CompareError(f"{path}: cannot be read ({error}); write the selection again") from None
 

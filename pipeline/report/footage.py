@@ -12,6 +12,7 @@ from pipeline.auditing.folder import OutputFolder
 from pipeline.auditing.show import members_of
 from pipeline.binding import Source, source_of
 from pipeline.plan import discover
+from pipeline.store import read_range
 from schemas.candidate import Candidate, MediaFile, MediaRef
 from schemas.recipe import MediaLimits, parse_recipe
 from schemas.typed import RecipeError
@@ -70,9 +71,7 @@ class Footage:
         for i, member in enumerate(members[:most]):
             # Under a name of our own: what a table says must not choose where we write.
             path = Path(self._folder.name) / f"member{i}.media"
-            with shard.open("rb") as file:
-                file.seek(member["offset"])
-                path.write_bytes(file.read(member["size"]))
+            path.write_bytes(read_range(shard, member["offset"], member["size"]))
             stat = path.stat()
             file_ref = MediaFile(path.name, stat.st_size, stat.st_mtime_ns)
             picture = Path(member["name"]).suffix in _PICTURES

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pipeline.auditing.archive import safe_shard_path
 from pipeline.auditing.folder import OutputFolder
 from pipeline.auditing.show import members_of
-from pipeline.parts import list_parts, part_path
+from pipeline.parts import list_parts, open_part, part_path
+from pipeline.store import read_range
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -48,9 +49,7 @@ class Found:
         member = next((each for each in members_of(self._output, row["shard"], row["sample_id"]) if each["name"] == f"{stem}.npz"), None)
         if shard is None or member is None:
             return None
-        with shard.open("rb") as file:
-            file.seek(member["offset"])
-            return file.read(member["size"])
+        return read_range(shard, member["offset"], member["size"])
 
     def _stored(self, row: Mapping[str, Any], stem: str) -> bytes | None:
         key = dict(row["step_keys"] or ()).get(stem)
@@ -62,7 +61,7 @@ class Found:
         """Step results of a source row, by key, from every part of its unit."""
         found: dict[str, Any] = {}
         for key in sorted(self._parts.get(unit, ())):
-            rows = ds.dataset(part_path(self._output.path, unit, key)).to_table(["features"], filter=ds.field("sample_id") == sample_id)
-            for features in rows.column("features").to_pylist():
+            rows = open_part(part_path(self._output.path, unit, key)).read(["sample_id", "features"])
+            for features in rows.filter(ds.field("sample_id") == sample_id).column("features").to_pylist():
                 found |= json.loads(features) if features else {}
         return found
