@@ -33,8 +33,10 @@ from pipeline.progress import Progress
 from pipeline.run import Settings, execute, prepare
 from pipeline.shards import Kept, pack, plan_shards
 from pipeline.studio import write_layout
+from schemas.candidate import MediaFile
 from schemas.recipe import MediaLimits, Shards, parse_recipe
 from stages.media.index import build_index
+from stages.storage import Tree
 
 COPY_STAGES = [{"header": {}}, {"sync": {}}, {"view_angles": {}}]
 DECODE_STAGES = [*COPY_STAGES, {"quality": {"every": True}}]
@@ -70,7 +72,7 @@ def curate(footage: Path, output: Path, executor: Executor, stages: list[dict[st
     """One whole run: discover, plan, units, shards, tables, run.json."""
     source = {"license": "apache-2.0", "stages": stages}
     recipe = parse_recipe({"name": "benchmark", "units": {"size": unit}, "shards": {"target_mb": 64}, "sources": {"syncamvideo": source}})
-    settings = Settings(recipe, bind(recipe), {"syncamvideo": footage}, output)
+    settings = Settings(recipe, bind(recipe), {"syncamvideo": Tree(footage)}, output)
     progress = Progress(quiet=True)
     result = execute(settings, prepare(settings, progress), executor, threading.Event(), progress)
     if result.state != "done" or result.totals is None or result.totals.errors:
@@ -133,12 +135,13 @@ def bench_shards(work: Path, footage: Path, repeats: int) -> tuple[float, float]
     kept = []
     for number, path in enumerate(videos):
         status = path.stat()
-        member = Member("view00.mp4", status.st_size, str(path.relative_to(footage)), status.st_mtime_ns)
+        file = MediaFile(str(path.relative_to(footage)), status.st_size, status.st_mtime_ns)
+        member = Member("view00.mp4", file.size, file)
         kept.append(Kept(f"s{number:05d}", "syncamvideo", None, f"{number}", (member,), None))
 
     def ours() -> None:
         shutil.rmtree(work / "packed", ignore_errors=True)
-        for shard in plan_shards(kept, Shards(target_mb=64), 0, work / "packed", {"syncamvideo": footage}):
+        for shard in plan_shards(kept, Shards(target_mb=64), 0, work / "packed", {"syncamvideo": Tree(footage)}):
             pack(shard)
 
     def baseline() -> None:

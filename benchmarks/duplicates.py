@@ -125,7 +125,7 @@ def whiter(frames: Clip) -> Clip:
 
 
 def _opened(name: str, media: Media) -> tuple[MediaRef, FrameIndex]:
-    status = (media.root / name).stat()
+    status = (Path(media.tree.location) / name).stat()
     ref = MediaRef("video", (MediaFile(name, status.st_size, status.st_mtime_ns),))
     return ref, media.index(ref)
 

@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 
-from schemas.candidate import Candidate, MediaFile, MediaRef, View
+from schemas.candidate import Candidate, MediaRef, View
 from schemas.frames import FrameIndex, Scene, SceneView
 from stages.ingest import Ingest
 from stages.ingest.clips import Clips
 from stages.media import Media
 from stages.stage import Findings, Item, Scorer, Tier
+from stages.storage import Tree
 
 _PTS = np.arange(25)
 
@@ -27,13 +28,12 @@ class Nothing(Ingest):
     class Options:
         count: int = 1000
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        status = (root / "clip.mp4").stat()
-        views = (View("clip", MediaRef("video", (MediaFile("clip.mp4", status.st_size, status.st_mtime_ns),))),)
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        views = (View("clip", MediaRef("video", tuple(tree.identify([PurePosixPath("clip.mp4")])))),)
         for number in range(self.options.count):
             yield Candidate("nothing", f"{number:07d}", "video", views)
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         return _unopened(candidate)
 
 
@@ -42,7 +42,7 @@ class Files(Clips):
 
     format = "files"
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         return _unopened(candidate)
 
 

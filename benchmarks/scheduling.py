@@ -25,6 +25,7 @@ from pipeline.run import Settings, execute, prepare
 from pipeline.scheduler import run
 from schemas.recipe import parse_recipe
 from schemas.verdict import Reason
+from stages.storage import Tree
 
 UNIT = 50
 LIMIT_MS = 1.0
@@ -110,7 +111,7 @@ def whole_run(samples: int, repetitions: int) -> str:
         root.mkdir()
         (root / "clip.mp4").write_bytes(bytes(300))
         for repetition in range(repetitions + 1):  # the first one warms the workers up
-            settings = Settings(recipe, bind(recipe), {"nothing": root}, Path(name) / f"out{repetition}")
+            settings = Settings(recipe, bind(recipe), {"nothing": Tree(root)}, Path(name) / f"out{repetition}")
             progress, executor = Progress(quiet=True), RayExecutor()
             started = time.perf_counter()
             result = execute(settings, prepare(settings, progress), executor, threading.Event(), progress)

@@ -102,7 +102,7 @@ def real_footage(media: Media, names: Sequence[str] = REAL, rounds: int = 3, len
 
 def scene_of(media: Media, name: str) -> Scene:
     """A clip below the media's root."""
-    about = media.path(name).stat()
+    about = (Path(media.tree.location) / name).stat()
     ref = MediaRef("video", (MediaFile(name, about.st_size, about.st_mtime_ns),))
     return Scene(Candidate("clips", name, "video", (View("cam", ref),)), (SceneView("cam", ref, media.index(ref)),))
 

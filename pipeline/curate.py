@@ -17,6 +17,7 @@ from pipeline.run import Result, Settings, execute, prepare
 from pipeline.selection import check_for_run, read_selection, with_limits
 from pipeline.store import Location, StorageFailure, holds, locate, make_folder, sweep
 from schemas.typed import RecipeError, nearest
+from stages.storage import Tree
 
 OVER_BUDGET = 3  # beside those that all commands share
 
@@ -76,7 +77,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     selection = read_selection(output, options.selection) if options.selection else None
     if selection is not None:
         recipe = with_limits(recipe, selection.settings)
-    roots: dict[str, Path] = {}
+    roots: dict[str, Tree] = {}
     for given in options.input:
         name, separator, path = given.partition("=")
         if not separator or not path:
@@ -87,16 +88,16 @@ def _settings(options: argparse.Namespace) -> Settings:
             raise ValueError(f"--input {name} is given twice; one folder a source")
         if not Path(path).exists():
             raise ValueError(f"--input {given}: there is nothing at {path!r}")
-        roots[name] = Path(path).resolve()
+        roots[name] = Tree(Path(path).resolve())
     if not roots:
         raise ValueError(f"no --input; give at least one of: {', '.join(f'--input {name}=PATH' for name in recipe.sources)}")
     for name in recipe.sources:
         if name not in roots and not options.quiet:
             print(f"source {name!r} is left out: no --input {name}=PATH", file=sys.stderr)
     for name, root in roots.items():
-        if holds(root, output):
+        if holds(root.location, output):
             raise ValueError(f"--output {options.output} lies inside the input of {name!r}; it would be read as footage")
-        if holds(output, root):
+        if holds(output, root.location):
             raise ValueError(f"the input of {name!r} lies inside --output {options.output}, which the run keeps in order; name another")
     sources = bind(recipe, options.seed, options.accept_noncommercial)
     taken = {name: sources[name] for name in recipe.sources if name in roots}

@@ -22,6 +22,7 @@ from schemas.typed import RecipeError, to_plain
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media, SandboxError
 from stages.stage import Findings, Item, Sampler, Scorer, Stage, Tier, Watcher
+from stages.storage import Tree
 from stages.watch import watch
 
 INGEST_VERSION = 1
@@ -32,7 +33,7 @@ class Examiner:
     """What all candidates of a unit share: the source, its media, the results of earlier runs, and the part's writer."""
 
     source: Source
-    root: Path
+    root: Tree
     media: Media
     store: StepStore
     unit: str

@@ -71,7 +71,7 @@ def members_to_json(members: Iterable[Member]) -> str:
 
 
 def members_from_json(text: str) -> list[Member]:
-    return [Member(**plain) for plain in json.loads(text)]
+    return [Member.of(plain) for plain in json.loads(text)]
 
 
 class MemberStore:

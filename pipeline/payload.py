@@ -35,17 +35,22 @@ _SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".ts"}
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a sample. Either a source file to copy (`path`), or bytes made by us, which lie in the unit's part."""
+    """One file of a sample. Either a source file to copy (`file`), or bytes made by us, which lie in the unit's part."""
 
     name: str
     size: int
-    path: str | None = None  # relative to the input's root
-    mtime_ns: int | None = None
+    file: MediaFile | None = None  # of the input
     sha256: str | None = None  # known for bytes made by us
     offset: int | None = None  # of those, in the part
 
     def plain(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if value is not None}
+        plain = {name: value for name, value in vars(self).items() if value is not None}
+        return plain if self.file is None else {**plain, "file": self.file.plain()}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "Member":
+        """What `plain` gave."""
+        return cls(**{**plain, "file": MediaFile.of(plain["file"])} if "file" in plain else plain)
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,11 @@ def _view_member(
     if frames is not None and len(frames) == 1:
         data = media.image(view.media, view.index, int(frames[0]), payload.image, payload.image_quality)
         return Bytes(f"{name}.{payload.image}", data), size
-    if frames is None and view.media.kind == "video" and payload.video == "copy":
+    if frames is None and view.media.kind == "video" and view.media.lens is None and payload.video == "copy":
         return _copied(name, view.media.files[0]), size
     from stages.media.writer import encoded_size
 
-    # A sequence of images has no bytes of a video to copy: it is encoded with the default settings.
+    # A sequence of images has no bytes of a video to copy, nor have undistorted frames: they are encoded with the default settings.
     encode = payload.video if isinstance(payload.video, Encode) else Encode()
     wanted = None if frames is None else [int(i) for i in frames]
     return Bytes(f"{name}.mp4", media.encode(view.media, view.index, wanted, encode)), encoded_size(view.index, encode)
@@ -99,7 +104,7 @@ def _copied(name: str, file: MediaFile) -> Member:
             Reason.E_TOO_BIG, f"{file.path} has {file.size} bytes, a shard member may have {MAX_MEMBER}; re-encode it (payload.video)"
         )
     suffix = PurePosixPath(file.path).suffix.lower()
-    return Member(f"{name}{suffix if suffix in _SUFFIXES else '.mp4'}", file.size, file.path, file.mtime_ns)
+    return Member(f"{name}{suffix if suffix in _SUFFIXES else '.mp4'}", file.size, file)
 
 
 def _track(item: Item, number: int, view: SceneView) -> tuple[CameraTrack, NDArray[np.int64]] | None:
@@ -157,7 +162,7 @@ def describe(item: Item, row: dict[str, Any]) -> dict[str, Any]:
         views.append(
             {
                 "view_id": item.child.view_names[number] if item.child else view.view_id,
-                "media": view.media.files[0].path,
+                "media": view.media.files[0].unpacked_path,
                 "width": view.index.width,
                 "height": view.index.height,
                 "fps": float(view.index.fps),
@@ -173,13 +178,3 @@ def describe(item: Item, row: dict[str, Any]) -> dict[str, Any]:
 def content_digest(members: list[tuple[str, str]]) -> str:
     """Over (name, sha256) of a sample's members, sorted: the same content has the same digest in any shard."""
     return sha256("".join(f"{name}\0{digest}\n" for name, digest in sorted(members)).encode()).hexdigest()
-
-
-def check_unchanged(member: Member, size: int, mtime_ns: int) -> None:
-    """Raise CandidateError(E_IO) when a source file is no longer the one that was examined."""
-    if (size, mtime_ns) != (member.size, member.mtime_ns):
-        raise CandidateError(
-            Reason.E_IO,
-            f"{member.path} changed while the run was under way: {member.size} bytes at {member.mtime_ns} ns were "
-            f"examined, {size} bytes at {mtime_ns} ns are there now; run the same command again",
-        )

@@ -17,6 +17,7 @@ from pipeline.binding import Source
 from pipeline.store import Location, names, read_bytes, write_bytes
 from pipeline.unit import Unit
 from schemas.candidate import CHILD, Candidate
+from stages.storage import Tree
 
 
 class PlanError(ValueError):
@@ -34,7 +35,7 @@ class Planned:
 
 def discover(
     source: Source,
-    root: Path,
+    tree: Tree,
     limit: int | None,
     held: Collection[str],
     captions: Mapping[str, str],
@@ -47,7 +48,7 @@ def discover(
     layout, and ValueError for an ingest that gives two candidates the same id.
     """
     found: dict[str, Candidate] = {}
-    for candidate in islice(source.ingest.discover(root), None if held else limit):
+    for candidate in islice(source.ingest.discover(tree), None if held else limit):
         candidate = replace(candidate, source=source.name)
         text = captions.get(candidate.key)
         if candidate.candidate_id in found:
@@ -116,7 +117,7 @@ def make_units(
     planned: list[Planned],
     found: Mapping[str, list[Candidate]],
     sources: Mapping[str, Source],
-    roots: Mapping[str, Path],
+    roots: Mapping[str, Tree],
     output: Location,
     captions: Mapping[str, str],
     earlier: Mapping[str, "set[str]"],

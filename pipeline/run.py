@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.binding import Source, resolved
@@ -19,15 +18,19 @@ from pipeline.progress import Progress
 from pipeline.provenance import code_version, lock_sha256, version
 from pipeline.scheduler import run as schedule
 from pipeline.shards import Shard, ShardPlan, plan_shards, read_record
-from pipeline.store import Location, names, remove, stable_hash, sweep, write_json
+from pipeline.sight import marked
+from pipeline.store import Location, names, remove, stable_hash, sweep, together, write_json
 from pipeline.tables import Harvest, Totals, unit_part, write_tables
 from pipeline.unit import Unit
 from schemas.candidate import Candidate
 from schemas.recipe import Recipe
+from stages.storage import Tree
 
 # What this program writes, and nothing else: a stranger's file in the output folder is not ours to remove.
 _PART = re.compile(r"u\d{6,}-[0-9a-f]{16}(-[0-9a-f]{8}\.tar|\.parquet)|shard-.*\.json|\.tmp-.*")
 _SHARD = re.compile(r".*-\d{6,}-[0-9a-f]{8}\.tar|\.tmp-.*")
+
+_NOTES = 100  # losses that are told: a run that has more of them has said enough
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Settings:
 
     recipe: Recipe
     sources: Mapping[str, Source]  # those with an input
-    roots: Mapping[str, Path]
+    roots: Mapping[str, Tree]
     output: Location
     captions: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
@@ -94,9 +97,11 @@ def execute(settings: Settings, prepared: Prepared, executor: Executor, stop: th
     append_plan(output, prepared.new_plan)
     _write_run(settings, prepared, Result("running"))
     feed = _Feed(settings, prepared)
-    result = _run_units(settings, prepared, feed, executor, stop, progress)
-    if result.state == "done":
-        result = _pack_and_publish(settings, prepared, feed.rest(), executor, stop, progress)
+    with marked(output, settings.roots, prepared.found) as sees:
+        run_works = partial(schedule, executor, on_lost=_note_losses(progress), stop=stop, sees=sees)
+        result = _run_units(prepared, feed, run_works, stop, progress)
+        if result.state == "done":
+            result = _pack_and_publish(settings, prepared, feed.rest(), run_works, stop, progress)
     _write_run(settings, prepared, result)
     return result
 
@@ -126,22 +131,22 @@ class _Feed:
 
     def _certain(self) -> Iterator[Shard]:
         units = self._prepared.units
-        while self.harvest.units < len(units) and units[self.harvest.units].name in self._done:
-            for sample in self.harvest.take(units[self.harvest.units]):
-                shard = self._plan.add(sample) if sample.source in self._early else None
-                if shard is not None and read_record(shard) is None:
-                    yield shard
+        first = last = self.harvest.units
+        while last < len(units) and units[last].name in self._done:
+            last += 1
+        for sample in self.harvest.take(units[first:last]):
+            shard = self._plan.add(sample) if sample.source in self._early else None
+            if shard is not None and read_record(shard) is None:
+                yield shard
 
     def rest(self) -> Harvest:
         """The harvest of all units, once all are done."""
-        for unit in self._prepared.units[self.harvest.units :]:
-            self.harvest.take(unit)
+        for _ in self.harvest.take(self._prepared.units[self.harvest.units :]):
+            pass  # which shards they complete is asked when all are planned
         return self.harvest
 
 
-def _run_units(
-    settings: Settings, prepared: Prepared, feed: _Feed, executor: Executor, stop: threading.Event, progress: Progress
-) -> Result:
+def _run_units(prepared: Prepared, feed: _Feed, run_works: Callable[..., Any], stop: threading.Event, progress: Progress) -> Result:
     failures: list[str] = []
 
     def on_done(work: Unit | Shard, value: Mapping[str, Any], attempts: int) -> None:
@@ -151,7 +156,7 @@ def _run_units(
         progress.unit_done(value["counts"], work.n_items)
 
     progress.start_units(sum(unit.n_items for unit in prepared.pending), sum(unit.n_items for unit in prepared.units))
-    schedule(executor, feed.works(), on_done=on_done, on_failed=_collect(failures, progress), stop=stop)
+    run_works(feed.works(), on_done=on_done, on_failed=_collect(failures, progress))
     progress.finish()
     if stop.is_set():
         return Result("interrupted", failures=failures)
@@ -162,20 +167,37 @@ def _run_units(
 
 def _collect(failures: list[str], progress: Progress) -> Callable[[Any, Outcome], None]:
     def on_failed(work: Any, outcome: Outcome) -> None:
-        lines = outcome.message.strip().splitlines()
-        failures.append(f"{outcome.key}: {outcome.state}: {lines[-1] if lines else 'no message'}")
+        failures.append(f"{outcome.key}: {outcome.state}: {_last_line(outcome)}")
         progress.note(failures[-1])
 
     return on_failed
 
 
+def _note_losses(progress: Progress) -> Callable[[Any, Outcome], None]:
+    """Say once of every node or store what became of a work there, that the run goes on without it."""
+    said: set[str] = set()
+
+    def on_lost(work: Any, outcome: Outcome) -> None:
+        what = _last_line(outcome)[:400]
+        if what not in said and len(said) < _NOTES:
+            said.add(what)
+            progress.note(f"{outcome.key} runs again: {what}")
+
+    return on_lost
+
+
+def _last_line(outcome: Outcome) -> str:
+    return (outcome.message.strip().splitlines() or ["no message"])[-1]
+
+
 def _pack_and_publish(
-    settings: Settings, prepared: Prepared, harvest: Harvest, executor: Executor, stop: threading.Event, progress: Progress
+    settings: Settings, prepared: Prepared, harvest: Harvest, run_works: Callable[..., Any], stop: threading.Event, progress: Progress
 ) -> Result:
     chosen, overruled = harvest.settle()
     seed = next(iter(settings.sources.values())).seed
     shards = plan_shards(chosen, settings.recipe.shards, seed, settings.output, settings.roots)
-    records = {shard.name: record for shard in shards if (record := read_record(shard)) is not None}
+    known = zip(shards, together(read_record, shards, settings.output), strict=True)
+    records = {shard.name: record for shard, record in known if record is not None}
     failures: list[str] = []
 
     def on_done(work: Shard, value: Mapping[str, Any], attempts: int) -> None:
@@ -184,7 +206,7 @@ def _pack_and_publish(
 
     missing = [shard for shard in shards if shard.name not in records]
     progress.start_shards(len(missing), len(shards))
-    schedule(executor, iter(missing), on_done=on_done, on_failed=_collect(failures, progress), stop=stop)
+    run_works(iter(missing), on_done=on_done, on_failed=_collect(failures, progress))
     progress.finish()
     if stop.is_set():
         return Result("interrupted", failures=failures)
@@ -200,7 +222,7 @@ def _pack_and_publish(
 def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[Shard]) -> None:
     """Remove what the published manifest no longer names. Only now: until here it was what a killed run would resume from."""
     keep = {unit_part(unit).name for unit in units} | {shard.record_path.name for shard in shards}
-    keep |= {str(tar) for unit in units if (tar := read_meta(unit_part(unit))["tar"])}
+    keep |= {str(tar) for tar in together(lambda unit: read_meta(unit_part(unit))["tar"], units, output) if tar}
     _remove_but(parts_folder(output), _PART, keep)
     _remove_but(output / "shards", _SHARD, {shard.name for shard in shards})
     for folder in (output, output / "plan", output / "manifest" / "samples", output / "manifest" / "shards", output / "manifest" / "units"):

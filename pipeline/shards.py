@@ -5,23 +5,22 @@ shard's name holds a hash of what goes into it: no shard is ever replaced by ano
 there is the right one, and readers of the old manifest keep their shards until the new manifest is in place.
 """
 
-import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from pipeline.executors import Task
-from pipeline.payload import Member, check_unchanged, content_digest
+from pipeline.payload import Member, content_digest
 from pipeline.store import Location, atomic_file, open_file, read_json, size_of, stable_hash, write_json
 from pipeline.tar import TarWriter, padded
 from schemas.candidate import sample_key
 from schemas.recipe import Shards
 from schemas.verdict import Reason
+from stages.storage import Tree
 
 SHARD_VERSION = 1
 _CHUNK = 1 << 20
@@ -52,7 +51,7 @@ class Shard:
     split: str | None
     samples: tuple[Kept, ...]
     output: Location
-    root: Path
+    root: Tree
 
     @property
     def key(self) -> str:
@@ -82,7 +81,7 @@ class ShardPlan:
     later units are still under way.
     """
 
-    def __init__(self, settings: Shards, output: Location, roots: Mapping[str, Path]) -> None:
+    def __init__(self, settings: Shards, output: Location, roots: Mapping[str, Tree]) -> None:
         self._target = round(settings.target_mb * 1e6)
         self._output, self._roots = output, roots
         self._filling: dict[tuple[str, str | None], list[Kept]] = {}
@@ -116,7 +115,7 @@ class ShardPlan:
         return complete[-1]
 
 
-def plan_shards(kept: Sequence[Kept], settings: Shards, seed: int, output: Location, roots: Mapping[str, Path]) -> list[Shard]:
+def plan_shards(kept: Sequence[Kept], settings: Shards, seed: int, output: Location, roots: Mapping[str, Tree]) -> list[Shard]:
     """The shards of all kept samples, in plan order or, by the recipe's wish, in a seeded shuffle of it."""
     samples = list(kept)
     if settings.order == "shuffle":
@@ -183,12 +182,10 @@ def _chunks(shard: Shard, sample: Kept, member: Member, parts: _Parts, buffer: m
 
     Every chunk lies in `buffer` and is gone with the next one.
     """
-    if member.path is None:
+    if member.file is None:
         yield from _pieces(parts.tar(str(sample.tar)), member.offset or 0, member.size, buffer)
         return
-    with (shard.root / member.path).open("rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        check_unchanged(member, status.st_size, status.st_mtime_ns)
+    with shard.root.open(member.file) as file:
         yield from _pieces(file, 0, member.size, buffer)
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from pipeline.binding import Source
@@ -28,6 +27,7 @@ from schemas.typed import RecipeError
 from schemas.verdict import ERRORS, PROVISIONAL, Reason
 from stages.media import Media
 from stages.stage import Tier
+from stages.storage import Tree
 
 UNIT_VERSION = 1  # raise it when parts written before can no longer be taken as they are
 
@@ -45,7 +45,7 @@ class Unit:
 
     name: str  # "u000012"
     source: Source
-    root: Path
+    root: Tree
     output: Location
     candidates: tuple[Candidate, ...]
     captions: Mapping[str, str] = field(default_factory=dict)
@@ -206,10 +206,10 @@ def worker_source(source: Source) -> Source:
     return _sources[key].setdefault(source.name, source)
 
 
-_media: dict[tuple[int, Path, MediaLimits], Media] = {}
+_media: dict[tuple[int, Tree, MediaLimits], Media] = {}
 
 
-def worker_media(root: Path, limits: MediaLimits) -> Media:
+def worker_media(root: Tree, limits: MediaLimits) -> Media:
     """This process's Media for an input folder: its decoder child is started once and serves all units."""
     key = (os.getpid(), root, limits)
     if key not in _media:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
+from schemas.camera import Lens
 from schemas.verdict import Reason
 
 CandidateKind = Literal["multiview", "posed_video", "video"]
@@ -18,17 +19,62 @@ MAX_KEY = 70
 MAX_SUFFIX = 16
 CHILD = "_-"  # joins names, and a child's suffix to its parent's key
 
+# Archives that are seen as folders, and packed ones that no member can be read from without all that is before it.
+ARCHIVES = (".zip", ".tar")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
 _PLAIN = re.compile(r"[A-Za-z0-9-]")
 _ESCAPED = re.compile(r"__|_-|_x([0-9a-f]{2})|([A-Za-z0-9-])|(.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class MediaFile:
-    """One file below the input's root. Size and mtime are its identity: a change of either recomputes what used it."""
+class Packed:
+    """Where a member lies in its archive, so that whoever reads it need not read the archive's index.
 
-    path: str  # relative to the root, POSIX separators
+    The `span` bytes from `offset` on hold it. method 0: stored, 8: deflate. crc: of the bytes when unpacked; None for a member of
+    a tar, whose span is the bytes themselves (a zip's begins with the member's own header).
+    """
+
+    archive: str  # its path below the root; "." where the input itself is the archive
+    archive_size: int  # bytes
+    offset: int
+    span: int
+    stored: int  # bytes, as packed
+    method: int = 0
+    crc: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """One file below the input's root. What is here is its identity: a change of any of it recomputes what used the file.
+
+    On a disk size and mtime say whether it is the same, on an object store size and ETag (mtime_ns is 0 where there is one). A
+    member of an archive has the archive's mtime and ETag.
+    """
+
+    path: str  # relative to the root, POSIX separators; an archive is a folder of it
     size: int  # bytes
     mtime_ns: int
+    etag: str = ""
+    packed: Packed | None = None
+
+    @property
+    def unpacked_path(self) -> str:
+        """What its path would be if the archive were a folder beside it, called without its suffix."""
+        if self.packed is None or self.packed.archive == ".":
+            return self.path
+        return without_suffix(self.packed.archive) + self.path[len(self.packed.archive) :]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        known = {"path": self.path, "size": self.size, "mtime_ns": self.mtime_ns}
+        return known | ({"etag": self.etag} if self.etag else {}) | ({"packed": asdict(self.packed)} if self.packed else {})
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "MediaFile":
+        """What `plain` gave."""
+        packed = plain.get("packed")
+        return cls(plain["path"], plain["size"], plain["mtime_ns"], plain.get("etag", ""), None if packed is None else Packed(**packed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +84,14 @@ class MediaRef:
     video:       one file, frames in presentation order.
     images:      one file per frame, in time order; `pts_ns` gives the times.
     torch_chunk: a RealEstate10K `.torch` chunk; `item` is the scene's position in its list.
+    lens: what distorts the pictures; given, every read of them is undistorted (stages/media/lens.py).
     """
 
     kind: MediaKind
     files: tuple[MediaFile, ...]
     item: int = 0
     pts_ns: tuple[int, ...] = ()
+    lens: Lens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +144,7 @@ def _canonical(candidate: Candidate) -> tuple[object, ...]:
         candidate.kind,
         [
             (view.view_id, view.media.kind, view.media.item, view.media.pts_ns, [_file(file) for file in view.media.files])
+            + ((view.media.lens,) if view.media.lens else ())
             for view in candidate.views
         ],
         sorted((name, _file(file)) for name, file in candidate.sidecars.items()),
@@ -105,8 +154,15 @@ def _canonical(candidate: Candidate) -> tuple[object, ...]:
     )
 
 
-def _file(file: MediaFile) -> tuple[str, int, int]:
-    return (file.path, file.size, file.mtime_ns)
+def _file(file: MediaFile) -> tuple[Any, ...]:
+    known = (file.path, file.size, file.mtime_ns)
+    return known if not file.etag and file.packed is None else (*known, file.etag, file.packed and astuple(file.packed))
+
+
+def without_suffix(name: str) -> str:
+    """The name of an archive without what says that it is one; any other name as it is."""
+    suffix = next((each for each in (*COMPRESSED, *ARCHIVES) if name.lower().endswith(each)), "")
+    return name[: len(name) - len(suffix)]
 
 
 def sample_key(*names: str) -> str:

@@ -30,12 +30,12 @@ from schemas.frames import SceneView
 from schemas.typed import RecipeError, bounded
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media
-from stages.media.paths import resolve
 from stages.perception.depth import DepthModel, joined, scaled
 from stages.perception.device import Precision
 from stages.perception.loaded import loaded
 from stages.perception.weights import find
 from stages.stage import Findings, Item, Look, Scorer, Shown, Tier, Watcher, placement
+from stages.storage.paths import resolve
 
 Model = Literal["zoedepth", "depth-anything-v2-metric-indoor", "depth-anything-v2-metric-outdoor", "depth-pro"]
 

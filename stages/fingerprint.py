@@ -8,7 +8,6 @@ nothing is decided here: `pipeline.duplicates` compares the fingerprints of a wh
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,6 +20,7 @@ from schemas.typed import bounded
 from stages.media import Media
 from stages.quality import spread_over
 from stages.stage import Findings, Item, Scorer, Tier
+from stages.storage import Tree
 
 SIDE = 32  # pixels: frames are hashed as luma of SIDE x SIDE ...
 LOW = 8  # ... by their LOW x LOW lowest frequencies, a bit each
@@ -58,7 +58,7 @@ class Fingerprint(Scorer):
 
     def __init__(self, config: FingerprintConfig, accept_noncommercial: bool = False) -> None:
         super().__init__(config, accept_noncommercial)
-        self._digests: dict[tuple[Path, MediaFile], str] = {}
+        self._digests: dict[tuple[Tree, MediaFile], str] = {}
 
     def unused(self) -> frozenset[str]:
         """What says which twins are turned away says nothing to what is computed."""
@@ -92,11 +92,11 @@ class Fingerprint(Scorer):
         return f"{ref.kind}\0{ref.item}\0{' '.join(digests)}\0{taken}\n"
 
     def _digest(self, file: MediaFile, media: Media) -> str:
-        key = (media.root, file)
+        key = (media.tree, file)
         if key not in self._digests:
             if len(self._digests) >= _REMEMBERED:
                 self._digests.clear()
-            with media.path(file.path).open("rb") as stream:
+            with media.local([file])[0].open("rb") as stream:
                 self._digests[key] = file_digest(stream, "sha256").hexdigest()
         return self._digests[key]
 

@@ -57,7 +57,7 @@ class KnownMasks(Scorer):
                 raise CandidateError(Reason.E_TOO_BIG, f"{what}: raise stride, lower height, or cut the source into windows")
             if not places:
                 continue
-            paths = [str(media.path(known[int(frames[k])].path)) for k in places]
+            paths = [str(path) for path in media.local([known[int(frames[k])] for k in places])]
             asked = (paths, (index.width, index.height), self.config.height, media.limits)
             arrays[f"masks_{number:02d}"] = media.run("stages.perception.mask_files:known_masks", *asked)
             arrays[f"frames_{number:02d}"] = np.array(places, np.int64)

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from pipeline.viewpoints import ViewpointsError
 from pipeline.viewpoints.files import Tracks, read_tracks
 from schemas.camera import CameraTrack
+from schemas.candidate import MediaFile
 from schemas.verdict import CandidateError
 from stages.ingest.files import files, media_file, read_json, read_text
 from stages.ingest.kubric4d import parse_camera
 from stages.ingest.nerfstudio import parse_transforms
 from stages.ingest.qualisys import parse_calibration
 from stages.ingest.realestate10k import normalised_track, parse_trajectory
+from stages.storage import ROOT, Tree
 
 MAX_NPZ_BYTES = 256 * 2**20  # unpacked: 36 views of 10,000 frames have 72 MB
 HEIGHT = 720  # RealEstate10K's K is normalised; any height gives the same view, the width follows from square pixels
@@ -77,7 +79,7 @@ def _read(path: Path) -> CameraFile:
 
 
 def _folder(path: Path) -> CameraFile:
-    kubric = [each for each in files(path, (".json",)) if "_p0_v" in each.name]
+    kubric = [path / each for each in files(Tree(path), ROOT, (".json",)) if "_p0_v" in each.name]
     if kubric:
         return _merged([_json(each) for each in kubric])
     for name in ("cameras.npz", "cameras.json", "transforms.json"):
@@ -96,11 +98,16 @@ def _made(tracks: Mapping[str, CameraTrack], kind: str, convention: str, *notes:
 
 
 def _text(path: Path) -> str:
-    return read_text(path.resolve().parent, media_file(path.resolve().parent, Path(path.resolve().name)))
+    return read_text(*_of(path))
 
 
 def _document(path: Path) -> Any:
-    return read_json(path.resolve().parent, media_file(path.resolve().parent, Path(path.resolve().name)))
+    return read_json(*_of(path))
+
+
+def _of(path: Path) -> tuple[Tree, MediaFile]:
+    tree = Tree(path.resolve().parent)
+    return tree, media_file(tree, PurePosixPath(path.resolve().name))
 
 
 def _json(path: Path) -> CameraFile:

@@ -17,6 +17,7 @@ from schemas.candidate import Candidate, MediaFile, MediaRef
 from schemas.recipe import MediaLimits, parse_recipe
 from schemas.typed import RecipeError
 from stages.media import Media
+from stages.storage import Tree
 
 _PICTURES = {".jpg", ".png"}
 
@@ -81,12 +82,12 @@ class Footage:
             path.unlink()
 
     def _from_input(self, row: Mapping[str, Any], most: int) -> Iterator[FootageView]:
-        root = self._root()
-        candidate = self._find(root, row["candidate_id"])
+        tree = self._tree()
+        candidate = self._find(tree, row["candidate_id"])
         if not candidate.views:
             raise FootageGone("published without footage")
         if self._input is None:
-            self._input = Media(root, self._packed.limits)
+            self._input = Media(tree, self._packed.limits)
         by_name = {view.view_id: view for view in candidate.views}
         frames = row["frame_index"]
         for i, name in enumerate(row["view_ids"][:most]):
@@ -94,18 +95,18 @@ class Footage:
             view = by_name.get(name, candidate.views[0])
             yield FootageView(self._input, view.media, frames[i] if frames else None)
 
-    def _root(self) -> Path:
+    def _tree(self) -> Tree:
         root = self._output.run.get("inputs", {}).get(self._name)
         if root is None or not Path(root).is_dir() or self._source is None:
             raise FootageGone("source not available")
-        return Path(root)
+        return Tree(root)
 
-    def _find(self, root: Path, candidate_id: str) -> Candidate:
+    def _find(self, tree: Tree, candidate_id: str) -> Candidate:
         """Discovery again, once per report: it is cheap, and only it knows how this layout keeps its frames."""
         if self._candidates is None:
-            assert self._source is not None  # _root has checked it
+            assert self._source is not None  # _tree has checked it
             try:
-                found = discover(self._source, root, None, (), {})
+                found = discover(self._source, tree, None, (), {})
             except (OSError, ValueError):
                 found = []  # the folder is there, but is no longer this layout
             self._candidates = {candidate.candidate_id: candidate for candidate in reversed(found)}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.store import write_bytes
@@ -22,6 +22,7 @@ from stages.ingest.syncamvideo import (
     moving_poses,
     static_poses,
 )
+from stages.storage import Tree
 
 Tracks = dict[str, CameraTrack]
 
@@ -79,8 +80,8 @@ def read_tracks(path: Path) -> Tracks:
         return _colmap(path)
     if path.name in _COLMAP:
         return _colmap(path.parent)
-    root, name = path.parent, path.name
-    document = read_json(root, media_file(root, Path(name)))
+    tree, name = Tree(path.parent), path.name
+    document = read_json(tree, media_file(tree, PurePosixPath(name)))
     if not isinstance(document, dict) or not document:
         raise ViewpointsError(f"{path}: expected {_FORMATS}; got JSON that is {document!r:.60}")
     first = next(iter(document.values()))
@@ -111,7 +112,8 @@ def _colmap(folder: Path) -> Tracks:
     for below in _COLMAP_FOLDERS:
         place = folder / below
         if all((place / name).is_file() for name in _COLMAP):
-            cameras, images = (read_text(place, media_file(place, Path(name))) for name in _COLMAP)
+            tree = Tree(place)
+            cameras, images = (read_text(tree, media_file(tree, PurePosixPath(name))) for name in _COLMAP)
             return parse_model(cameras, images, "arbitrary")
     raise ViewpointsError(f"{folder} holds no camera file: expected {_FORMATS}")
 

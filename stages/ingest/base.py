@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 from schemas.candidate import Candidate
 from schemas.frames import Scene
 from stages.media import Media
+from stages.storage import Tree
 
 
 class Ingest(ABC):
@@ -31,9 +31,9 @@ class Ingest(ABC):
         self.options = options
 
     @abstractmethod
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        """Every candidate below root, `Candidate.source` left as this format's name (the plan puts the recipe's)."""
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        """Every candidate of the input, `Candidate.source` left as this format's name (the plan puts the recipe's)."""
 
     @abstractmethod
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         """Headers, frame indices and cameras of one candidate."""

@@ -5,7 +5,7 @@ Captions: the CSV's text, else the side-car `clip.txt` beside `clip.mp4`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from schemas.candidate import Candidate, MediaRef, View
@@ -19,11 +19,11 @@ from stages.ingest.files import (
     media_file,
     natural_key,
     read_caption_csv,
-    relative_name,
     require_folder,
     unique,
 )
 from stages.media import Media
+from stages.storage import Tree
 
 CAPTIONS = "metadata.csv"
 
@@ -52,81 +52,71 @@ class Clips(Ingest):
     provides: ClassVar[frozenset[str]] = frozenset({"video"})
     Options: ClassVar[type] = ClipsOptions
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        require_folder(root)
-        table = root / (self.options.csv or CAPTIONS)
-        if self.options.csv is not None and not table.is_file():
-            raise FileNotFoundError(f"the option csv names {self.options.csv!r}, which is not in {root}")
-        rows = read_caption_csv(table) if table.is_file() else []
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        require_folder(tree)
+        table = PurePosixPath(self.options.csv or CAPTIONS)
+        if self.options.csv is not None and not tree.is_file(table):
+            raise FileNotFoundError(f"the option csv names {self.options.csv!r}, which is not in {tree}")
+        rows = read_caption_csv(tree, table) if tree.is_file(table) else []
         only_rows = self.options.csv is not None
-        candidates = [_listed(root, row) for row in rows] if only_rows else self._folder(root, rows)
+        candidates = [_listed(tree, row) for row in rows] if only_rows else self._folder(tree, rows)
         if not candidates:
-            raise ValueError(f"{root} holds no clip: looked for {self.options.glob!r} with one of {', '.join(self.options.extensions)}")
+            raise ValueError(f"{tree} holds no clip: looked for {self.options.glob!r} with one of {', '.join(self.options.extensions)}")
         yield from unique(candidates)
 
-    def _folder(self, root: Path, rows: list[CsvRow]) -> list[Candidate]:
+    def _folder(self, tree: Tree, rows: list[CsvRow]) -> list[Candidate]:
         texts: dict[str, str | None] = {}
         for row in rows:
             texts.setdefault(_posix(row.file_name), row.text)
-        found = [_clip(root, relative_name(root, path), texts) for path in self._paths(root)]
+        found = [_clip(tree, str(path), texts) for path in self._paths(tree)]
         present = {candidate.candidate_id for candidate in found}
         # A row for a file that is not there is a candidate too; so is the second row of a file.
         seen: set[str] = set()
         for row in rows:
             name = _posix(row.file_name)
             if name not in present or name in seen:
-                found.append(_listed(root, row))
+                found.append(_listed(tree, row))
             seen.add(name)
         return sorted(found, key=lambda candidate: natural_key(candidate.candidate_id))
 
-    def _paths(self, root: Path) -> list[Path]:
-        """Files that match, not hidden ones; linked folders are not entered (pathlib's `**` does not follow them)."""
+    def _paths(self, tree: Tree) -> list[PurePosixPath]:
         wanted = tuple(self.options.extensions)
-        return [
-            path
-            for path in root.glob(self.options.glob)
-            if path.name.lower().endswith(wanted)
-            and not path.is_dir()
-            and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(root).parts)
-        ]
+        return [path for path in tree.glob(self.options.glob) if path.name.lower().endswith(wanted)]
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         views = tuple(SceneView(view.view_id, view.media, media.index(view.media)) for view in candidate.views)
         return Scene(candidate, views)
 
 
-def _listed(root: Path, row: CsvRow) -> Candidate:
+def _listed(tree: Tree, row: CsvRow) -> Candidate:
     if not row.file_name:
         error = (Reason.NO_FOOTAGE, f"line {row.line} of the CSV names no file")
         return Candidate("clips", f"line{row.line}", "video", (), caption=row.text, error=error)
     name = _posix(row.file_name)
-    return _clip(root, name, {name: row.text})
+    return _clip(tree, name, {name: row.text})
 
 
-def _clip(root: Path, name: str, texts: Mapping[str, str | None]) -> Candidate:
+def _clip(tree: Tree, name: str, texts: Mapping[str, str | None]) -> Candidate:
     caption = texts.get(name)
     try:
-        file = media_file(root, Path(name))
-        caption = caption or _side_car(root, name)
+        file = media_file(tree, PurePosixPath(name))
+        caption = caption or _side_car(tree, name)
     except CandidateError as problem:
         return Candidate("clips", name, "video", (), caption=caption, error=(problem.reason, problem.message))
     return Candidate("clips", name, "video", (View(PurePosixPath(name).stem, MediaRef("video", (file,))),), caption=caption)
 
 
-def _side_car(root: Path, name: str) -> str | None:
+def _side_car(tree: Tree, name: str) -> str | None:
     """The text beside the clip; None where there is none or it is empty. Bytes that are not UTF-8 become U+FFFD."""
     try:
-        file = media_file(root, Path(name).with_suffix(".txt"))
+        file = media_file(tree, PurePosixPath(name).with_suffix(".txt"))
     except CandidateError as problem:
         if problem.reason is Reason.NO_FOOTAGE:
             return None
         raise
     if file.size > MAX_CAPTION_BYTES:
         raise CandidateError(Reason.E_OPEN, f"the caption {file.path} has {file.size} bytes; at most {MAX_CAPTION_BYTES} are read")
-    try:
-        return (root / file.path).read_text("utf-8-sig", "replace").strip() or None
-    except OSError as error:
-        raise CandidateError(Reason.E_IO, f"the caption {file.path} cannot be read: {error.strerror}") from error
+    return tree.read(file, MAX_CAPTION_BYTES).decode("utf-8-sig", "replace").strip() or None
 
 
 def _posix(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from schemas.camera import Array, CameraTrack, Scale, from_w2c, intrinsics
+from schemas.camera import Array, CameraTrack, LensModel, Scale, from_w2c, intrinsics
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.files import natural_key
 
@@ -20,6 +20,7 @@ _MODELS: dict[str, tuple[int, tuple[int, int, int, int]]] = {
     "SIMPLE_RADIAL": (4, (0, 0, 1, 2)),
     "RADIAL": (5, (0, 0, 1, 2)),
     "OPENCV": (8, (0, 1, 2, 3)),
+    "OPENCV_FISHEYE": (8, (0, 1, 2, 3)),
 }
 
 
@@ -28,7 +29,8 @@ class ColmapCamera:
     width: int
     height: int
     K: Array  # [3,3]
-    distortion: tuple[float, ...]  # OpenCV order (k1, k2, p1, p2), or empty
+    distortion: tuple[float, ...]  # OpenCV order (k1, k2, p1, p2), or empty; k1..k4 of a fisheye
+    model: LensModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ def parse_cameras(text: str) -> dict[int, ColmapCamera]:
         distortion = tuple(radial + [0.0] * (4 - len(radial))) if radial else ()
         if identity in found:
             raise CandidateError(Reason.E_CAMERA, f"cameras.txt line {number}: the camera {identity} occurs twice")
-        found[identity] = ColmapCamera(width, height, K, distortion)
+        found[identity] = ColmapCamera(width, height, K, distortion, "fisheye" if model == "OPENCV_FISHEYE" else "opencv")
     return found
 
 
@@ -102,13 +104,13 @@ def parse_model(cameras_text: str, images_text: str, scale: Scale) -> dict[str, 
             )
         images = sorted(images, key=lambda image: natural_key(image.name))
         used = [cameras[image.camera_id] for image in images]
-        if len({(camera.width, camera.height, camera.distortion) for camera in used}) != 1:
+        if len({(camera.width, camera.height, camera.distortion, camera.model) for camera in used}) != 1:
             raise CandidateError(
                 Reason.E_CAMERA, f"images.txt: the images of {name!r} have cameras of different size or distortion; a view needs one"
             )
         poses: Array = np.stack([image.c2w for image in images])
         K: Array = np.stack([camera.K for camera in used])
-        tracks[name] = CameraTrack(poses, K, used[0].width, used[0].height, scale, used[0].distortion)
+        tracks[name] = CameraTrack(poses, K, used[0].width, used[0].height, scale, used[0].distortion, model=used[0].model)
     return tracks
 
 

@@ -14,7 +14,7 @@ Masks are side-cars, so that they are part of a candidate's identity; the stage 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from schemas.candidate import Candidate, MediaFile, View
@@ -22,10 +22,11 @@ from schemas.frames import Scene, SceneView
 from schemas.typed import bounded
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.base import Ingest
-from stages.ingest.files import files, folders, natural_key, relative_name, require_folder, unique
+from stages.ingest.files import files, folders, natural_key, read_listing, require_folder, unique
 from stages.ingest.numbered import numbered, sequence
 from stages.media import Media
-from stages.media.paths import storage_error
+from stages.storage import ROOT, Tree
+from stages.storage.paths import storage_error
 
 PICTURES = (".jpg", ".jpeg", ".png")
 FRAMES = ("JPEGImages/480p", "JPEGImages/1080p", "JPEGImages/Full-Resolution", "images")
@@ -64,45 +65,46 @@ class Davis(Ingest):
     provides: ClassVar[frozenset[str]] = frozenset({"video", "masks"})
     Options: ClassVar[type] = DavisOptions
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        require_folder(root)
-        datasets = [folder for folder in [root, *folders(root)] if self._frames(folder) is not None]
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        require_folder(tree)
+        datasets = [folder for folder in [ROOT, *folders(tree, ROOT)] if self._frames(tree, folder) is not None]
         if not datasets:
             looked_for = self.options.frames or ", ".join(FRAMES)
             raise ValueError(
-                f"{root} is no DAVIS folder: looked for {looked_for} with folders in it, in it and in the folders directly below"
+                f"{tree} is no DAVIS folder: looked for {looked_for} with folders in it, in it and in the folders directly below"
             )
-        datasets = datasets[:1] if datasets[0] == root else datasets
-        yield from unique(candidate for dataset in datasets for candidate in self._dataset(root, dataset))
+        datasets = datasets[:1] if datasets[0] == ROOT else datasets
+        yield from unique(candidate for dataset in datasets for candidate in self._dataset(tree, dataset))
 
-    def _frames(self, dataset: Path) -> str | None:
+    def _frames(self, tree: Tree, dataset: PurePosixPath) -> str | None:
         """Where the sequences' folders lie."""
         places = FRAMES if self.options.frames is None else (self.options.frames,)
-        return next((place for place in places if folders(dataset / place)), None)
+        return next((place for place in places if folders(tree, dataset / place)), None)
 
-    def _dataset(self, root: Path, dataset: Path) -> Iterator[Candidate]:
-        frames = self._frames(dataset) or FRAMES[0]
+    def _dataset(self, tree: Tree, dataset: PurePosixPath) -> Iterator[Candidate]:
+        frames = self._frames(tree, dataset) or FRAMES[0]
         first, *rest = PurePosixPath(frames).parts
         masks = self.options.masks or (str(PurePosixPath(MASKS[first], *rest)) if first in MASKS else None)
-        splits = self._splits(dataset)
-        for name in sorted({folder.name for folder in folders(dataset / frames)} | splits.keys(), key=natural_key):
-            yield _candidate(root, dataset, dataset / frames / name, dataset / masks / name if masks else None, splits, self.options.fps)
+        splits = self._splits(tree, dataset)
+        for name in sorted({folder.name for folder in folders(tree, dataset / frames)} | splits.keys(), key=natural_key):
+            place = dataset / frames / name
+            yield _candidate(tree, dataset, place, dataset / masks / name if masks else None, splits, self.options.fps)
 
-    def _splits(self, dataset: Path) -> dict[str, str]:
+    def _splits(self, tree: Tree, dataset: PurePosixPath) -> dict[str, str]:
         """Sequence to split, of every list. Raises FileNotFoundError where the option names none."""
         places = SETS if self.options.sets is None else (self.options.sets,)
-        place = next((dataset / place for place in places if files(dataset / place, (".txt",))), None)
+        place = next((dataset / place for place in places if files(tree, dataset / place, (".txt",))), None)
         if place is None:
             if self.options.sets is not None:
                 raise FileNotFoundError(f"the option sets names {self.options.sets!r}; {dataset} has no list (*.txt) there")
             return {}
         found: dict[str, str] = {}
         for stem, split in LISTS:
-            for name in _listed(place / f"{stem}.txt"):
+            for name in _listed(tree, place / f"{stem}.txt"):
                 found.setdefault(name, split)
         return found
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         (view,) = candidate.views
         index = media.index(view.media)
         return Scene(
@@ -115,15 +117,17 @@ def mask_files(candidate: Candidate) -> Mapping[int, MediaFile]:
     return {int(name.removeprefix(MASK)): file for name, file in candidate.sidecars.items() if name.startswith(MASK)}
 
 
-def _candidate(root: Path, dataset: Path, frames: Path, masks: Path | None, splits: Mapping[str, str], fps: float) -> Candidate:
-    name = relative_name(root, dataset / frames.name)
+def _candidate(
+    tree: Tree, dataset: PurePosixPath, frames: PurePosixPath, masks: PurePosixPath | None, splits: Mapping[str, str], fps: float
+) -> Candidate:
+    name = str(dataset / frames.name)
     made = Candidate("davis", name, "video", (), split=splits.get(frames.name))
     try:
-        pictures = numbered(root, files(frames, PICTURES))
+        pictures = numbered(tree, files(tree, frames, PICTURES))
         if not pictures:
-            raise CandidateError(Reason.NO_FOOTAGE, f"{relative_name(root, frames)} holds no picture ({', '.join(PICTURES)})")
+            raise CandidateError(Reason.NO_FOOTAGE, f"{frames} holds no picture ({', '.join(PICTURES)})")
         made = replace(made, views=(View(VIEW, sequence(pictures, fps)),))
-        known = {} if masks is None else numbered(root, files(masks, (".png",)))
+        known = {} if masks is None else numbered(tree, files(tree, masks, (".png",)))
         alone = next((number for number in known if number not in pictures), None)
         if alone is not None:
             raise CandidateError(Reason.E_FRAMECOUNT, f"{known[alone].path} is a mask of frame {alone}, which is not there")
@@ -135,14 +139,12 @@ def _candidate(root: Path, dataset: Path, frames: Path, masks: Path | None, spli
     return made
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(tree: Tree, path: PurePosixPath) -> list[str]:
     """The sequences of a list, each once; none where there is no list. Raises ValueError for what is no list."""
-    if not path.is_file():
+    if not tree.is_file(path):
         return []
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes; a list of sequences has at most {MAX_LIST_BYTES}")
     names = []
-    for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
+    for number, line in enumerate(read_listing(tree, path, MAX_LIST_BYTES, "a list of sequences").splitlines(), 1):
         first = line.strip().split(" ")[0]
         if not first:
             continue

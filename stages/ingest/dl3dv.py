@@ -28,10 +28,12 @@ from schemas.frames import FrameIndex, Scene, SceneView
 from schemas.typed import bounded
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.base import Ingest
-from stages.ingest.files import files, folders, media_file, natural_key, read_json, relative_name, require_folder, unique
+from stages.ingest.files import files, folders, media_file, natural_key, read_json, read_listing, require_folder, unique
+from stages.ingest.lens import through_lens
 from stages.ingest.nerfstudio import PosedPictures, parse_transforms
 from stages.ingest.numbered import numbered, sequence
 from stages.media import Media
+from stages.storage import ROOT, Tree
 
 CAMERAS = "transforms.json"
 VIEW = "cam"
@@ -52,11 +54,13 @@ _WORD_HASH = re.compile(r"(?<![0-9a-z])[0-9a-f]{64}(?![0-9a-z])")
 class DL3DVOptions:
     """images: the folder to take, "auto" for the first of SHRINK. fps: ours; times are not published, so frame k is at k/fps.
     exclude: a file (relative to the input, or absolute) that names scenes to leave out: every word of 64 hex digits in it.
+    undistort: pictures are read as a pinhole would have taken them; needed for fisheye lenses (stages/ingest/lens.py).
     """
 
     images: Literal["auto", "images", "images_2", "images_4", "images_8"] = "auto"
     fps: float = bounded(5.0, low=0.1, high=1000.0)
     exclude: str | None = None
+    undistort: bool = False
 
 
 class DL3DV(Ingest):
@@ -64,77 +68,76 @@ class DL3DV(Ingest):
     provides: ClassVar[frozenset[str]] = frozenset({"video", "cameras"})
     Options: ClassVar[type] = DL3DVOptions
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        require_folder(root)
-        excluded = frozenset[str]() if self.options.exclude is None else read_hashes(root / self.options.exclude)
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        require_folder(tree)
+        excluded = frozenset[str]() if self.options.exclude is None else read_hashes(tree, self.options.exclude)
         found = False
-        for candidate in unique(self._candidate(root, scene, excluded) for scene in _scenes(root, MAX_DEPTH)):
+        for candidate in unique(self._candidate(tree, scene, excluded) for scene in _scenes(tree, ROOT, MAX_DEPTH)):
             found = True
             yield candidate
         if not found:
             raise ValueError(
-                f"{root} holds no DL3DV scene: looked for folders with {CAMERAS} or pictures in {', '.join(sorted(SHRINK))}, "
+                f"{tree} holds no DL3DV scene: looked for folders with {CAMERAS} or pictures in {', '.join(sorted(SHRINK))}, "
                 f"and for names of 64 hex digits, down to {MAX_DEPTH} levels below"
             )
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         (view,) = candidate.views
         folder = str(candidate.attrs["images"])
-        posed = parse_transforms(_json(root, candidate.sidecars[CAMERAS]))
+        posed = parse_transforms(_json(tree, candidate.sidecars[CAMERAS]))
         index = media.index(view.media)
         frames, entries = matched(posed, view.media.files)
         track, note = in_folder(posed.track.at(entries), index, folder)
         notes = {"images": note}
-        if track.distortion:
-            coefficients = " ".join(f"{x:.6g}" for x in track.distortion)
-            notes["distortion"] = f"{coefficients}; the pictures are as published, not undistorted"
+        ref, track, lens_note = through_lens(view.media, track, self.options.undistort)
+        if lens_note is not None:
+            notes["distortion"] = lens_note
         without = len(index) - len(frames)
         if without:
             notes["without_pose"] = f"{without} of {len(index)} pictures were not registered"
-        return Scene(candidate, (SceneView(view.view_id, view.media, index, track, frames),), notes)
+        return Scene(candidate, (SceneView(view.view_id, ref, index, track, frames),), notes)
 
-    def _candidate(self, root: Path, scene: Path, excluded: frozenset[str]) -> Candidate:
-        name = relative_name(root, scene) if scene != root else root.name if _HASH.fullmatch(root.name) else "scene"
-        archive = not scene.is_dir()
+    def _candidate(self, tree: Tree, scene: PurePosixPath, excluded: frozenset[str]) -> Candidate:
+        name = str(scene) if scene != ROOT else tree.name if _HASH.fullmatch(tree.name) else "scene"
+        archive = not tree.is_dir(scene)
         made = Candidate("dl3dv", name.removesuffix(".zip") if archive else name, "posed_video", ())
         try:
             if not excluded.isdisjoint(made.candidate_id.lower().split("/")):
                 raise CandidateError(Reason.EXCLUDED, f"{self.options.exclude} names this scene")
             if archive:
                 raise CandidateError(Reason.NO_FOOTAGE, f"{name} is an archive; unpack it, folders are read")
-            place = _place(scene)
-            folder, pictures = self._pictures(place)
+            place = _place(tree, scene)
+            folder, pictures = self._pictures(tree, place)
             made = replace(made, attrs={"images": folder})
-            made = replace(made, views=(View(VIEW, sequence(numbered(root, pictures, PREFIX), self.options.fps)),))
-            if not (place / CAMERAS).is_file():
+            made = replace(made, views=(View(VIEW, sequence(numbered(tree, pictures, PREFIX), self.options.fps)),))
+            if not tree.is_file(place / CAMERAS):
                 raise CandidateError(Reason.E_CAMERA, f"the scene has {len(pictures)} pictures, but no {CAMERAS}: no camera is known")
-            return replace(made, sidecars={CAMERAS: media_file(root, place / CAMERAS)})
+            return replace(made, sidecars={CAMERAS: media_file(tree, place / CAMERAS)})
         except CandidateError as problem:
             return replace(made, error=(problem.reason, problem.message))
 
-    def _pictures(self, place: Path) -> tuple[str, list[Path]]:
+    def _pictures(self, tree: Tree, place: PurePosixPath) -> tuple[str, list[PurePosixPath]]:
         """The folder to take and what lies in it. Raises CandidateError(NO_FOOTAGE)."""
         wanted = list(SHRINK) if self.options.images == "auto" else [self.options.images]
         for folder in wanted:
-            if pictures := files(place / folder, PICTURES):
+            if pictures := files(tree, place / folder, PICTURES):
                 return folder, pictures
         raise CandidateError(Reason.NO_FOOTAGE, f"no picture ({' '.join(PICTURES)}) in {', '.join(wanted)}")
 
 
-def read_hashes(path: Path) -> frozenset[str]:
+def read_hashes(tree: Tree, name: str) -> frozenset[str]:
     """The scene hashes that stand anywhere in a text, CSV or JSON file. Raises ValueError: to train on a benchmark because its
     list could not be read would be found out too late.
     """
+    if Path(name).is_absolute():
+        tree, name = Tree(Path(name).parent), Path(name).name
     try:
-        with path.open("rb") as opened:
-            data = opened.read(MAX_LIST_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"exclude: {path} cannot be read: {error.strerror}; a relative path starts at the input folder") from None
-    if len(data) > MAX_LIST_BYTES:
-        raise ValueError(f"exclude: {path} has more than {MAX_LIST_BYTES} bytes; it should be a list of scene hashes")
-    found = frozenset(_WORD_HASH.findall(data.decode("utf-8", "replace").lower()))
+        text = read_listing(tree, PurePosixPath(name), MAX_LIST_BYTES, "a list of scene hashes")
+    except ValueError as error:
+        raise ValueError(f"exclude: {error}; a relative path starts at the input folder") from None
+    found = frozenset(_WORD_HASH.findall(text.lower()))
     if not found:
-        raise ValueError(f"exclude: {path} names no scene; a scene's name is 64 hex digits")
+        raise ValueError(f"exclude: {name} names no scene; a scene's name is 64 hex digits")
     return found
 
 
@@ -168,38 +171,39 @@ def in_folder(track: CameraTrack, index: FrameIndex, folder: str) -> tuple[Camer
     return track.scaled(*size), f"{sizes}: 1/{shrink}{rounded}, K times {scales}"
 
 
-def _scenes(folder: Path, depth: int) -> Iterator[Path]:
+def _scenes(tree: Tree, folder: PurePosixPath, depth: int) -> Iterator[PurePosixPath]:
     """Scenes in natural order: folders, and archives that are not unpacked beside them."""
-    if _is_scene(folder):
+    if _is_scene(tree, folder):
         yield folder
         return
-    below = [path for path in folders(folder) if path.name != "__MACOSX"] if depth else []
+    below = [path for path in folders(tree, folder) if path.name != "__MACOSX"] if depth else []
     unpacked = {path.name for path in below}
-    archives = [path for path in files(folder, (".zip",)) if _HASH.fullmatch(path.stem) and path.stem not in unpacked]
+    archives = [path for path in files(tree, folder, (".zip",)) if _HASH.fullmatch(path.stem) and path.stem not in unpacked]
     for path in sorted([*below, *archives], key=lambda path: natural_key(path.name)):
-        if path.is_dir():
-            yield from _scenes(path, depth - 1)
+        if tree.is_dir(path):
+            yield from _scenes(tree, path, depth - 1)
         else:
             yield path
 
 
-def _is_scene(folder: Path) -> bool:
-    return _HASH.fullmatch(folder.name) is not None or _holds_scene(folder)
+def _is_scene(tree: Tree, folder: PurePosixPath) -> bool:
+    name = tree.name if folder == ROOT else folder.name
+    return _HASH.fullmatch(name) is not None or _holds_scene(tree, folder)
 
 
-def _holds_scene(folder: Path) -> bool:
-    return (folder / CAMERAS).exists() or any((folder / name).is_dir() for name in SHRINK)
+def _holds_scene(tree: Tree, folder: PurePosixPath) -> bool:
+    return tree.exists(folder / CAMERAS) or any(tree.is_dir(folder / name) for name in SHRINK)
 
 
-def _place(scene: Path) -> Path:
+def _place(tree: Tree, scene: PurePosixPath) -> PurePosixPath:
     """Where the scene's files are: in its folder, in nerfstudio/ (the benchmark), or one deeper (unpacked into its own name)."""
-    return next((place for place in (scene, scene / "nerfstudio", scene / scene.name) if _holds_scene(place)), scene)
+    return next((place for place in (scene, scene / "nerfstudio", scene / scene.name) if _holds_scene(tree, place)), scene)
 
 
-def _json(root: Path, file: MediaFile) -> object:
+def _json(tree: Tree, file: MediaFile) -> object:
     if file.size > MAX_CAMERA_BYTES:
         raise CandidateError(Reason.E_CAMERA, f"{file.path} has {file.size} bytes; at most {MAX_CAMERA_BYTES} are read")
-    return read_json(root, file)
+    return read_json(tree, file)
 
 
 def _stem(name: str) -> str:

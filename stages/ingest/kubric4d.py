@@ -11,11 +11,10 @@ Cameras are Blender's (x right, y up, z backward; quaternions w x y z), the worl
 Splits follow the scene's number: train below 2800, val below 2900, test below 3000.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,11 +25,12 @@ from schemas.frames import Scene, SceneView
 from schemas.typed import bounded
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.base import Ingest
-from stages.ingest.files import files, folders, media_file, read_json, relative_name, require_folder, unique
+from stages.ingest.files import files, folders, media_file, read_json, read_listing, require_folder, unique
 from stages.ingest.geometry import common_centre, fit_to_frames, match_names, over_frames
 from stages.ingest.numbered import numbered, sequence
 from stages.media import Media
-from stages.media.paths import storage_error
+from stages.storage import ROOT, Tree
+from stages.storage.paths import storage_error
 
 SPLITS = ((2800, "train"), (2900, "val"), (3000, "test"))  # the first number above each
 FIRST_TEST = 2900
@@ -66,18 +66,18 @@ class Kubric4D(Ingest):
     provides: ClassVar[frozenset[str]] = frozenset({"video", "cameras", "synchronized"})
     Options: ClassVar[type] = Kubric4DOptions
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        require_folder(root)
-        places = _places(root) or [place for folder in folders(root) for place in _places(folder)]
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        require_folder(tree)
+        places = _places(tree, ROOT) or [place for folder in folders(tree, ROOT) for place in _places(tree, folder)]
         if not places:
-            raise ValueError(f"{root} is no Kubric-4D folder: looked for folders scnNNNNN in it, in data/, and one level below")
-        wanted = _listed(root, self.options.scenes)
-        yield from unique(self._candidate(root, scene) for scene in _scenes(places, wanted))
+            raise ValueError(f"{tree} is no Kubric-4D folder: looked for folders scnNNNNN in it, in data/, and one level below")
+        wanted = _listed(tree, self.options.scenes)
+        yield from unique(self._candidate(tree, scene) for scene in _scenes(tree, places, wanted))
 
-    def _candidate(self, root: Path, scene: Path) -> Candidate:
-        made = Candidate("kubric4d", relative_name(root, scene), "multiview", (), split=split_of(scene.name))
+    def _candidate(self, tree: Tree, scene: PurePosixPath) -> Candidate:
+        made = Candidate("kubric4d", str(scene), "multiview", (), split=split_of(scene.name))
         try:
-            views, cameras = self._views(root, scene), self._cameras(root, scene)
+            views, cameras = self._views(tree, scene), self._cameras(tree, scene)
             made = replace(made, views=views, sidecars=cameras)
             names = [view.view_id for view in views]
             if not names:
@@ -95,14 +95,16 @@ class Kubric4D(Ingest):
     def _chosen(self) -> str:
         return f" of the views {list(self.options.views)}" if self.options.views else ""
 
-    def _views(self, root: Path, scene: Path) -> tuple[View, ...]:
+    def _views(self, tree: Tree, scene: PurePosixPath) -> tuple[View, ...]:
         """Those that have frames, in the order of their numbers."""
-        found = {int(match[1]): folder for folder in folders(scene) if (match := _FRAMES.fullmatch(folder.name))}
+        found = {int(match[1]): folder for folder in folders(tree, scene) if (match := _FRAMES.fullmatch(folder.name))}
         views = []
         for number in self.options.views or sorted(found):
             # Of six kinds of picture one is read: the others are not looked at, file by file.
-            names = [name for name in os.listdir(found[number]) if name.startswith("rgba_")] if number in found else []
-            frames = numbered(root, [found[number] / name for name in sorted(names) if name.endswith(".png")], "rgba_")
+            names = [each.name for each in tree.entries(found[number])] if number in found else []
+            frames = numbered(
+                tree, [found[number] / name for name in sorted(names) if name.startswith("rgba_") and name.endswith(".png")], "rgba_"
+            )
             if not frames:
                 continue
             if list(frames) != list(range(len(frames))):
@@ -112,20 +114,20 @@ class Kubric4D(Ingest):
             views.append(View(f"v{number}", sequence(frames, self.options.fps)))
         return tuple(views)
 
-    def _cameras(self, root: Path, scene: Path) -> dict[str, MediaFile]:
+    def _cameras(self, tree: Tree, scene: PurePosixPath) -> dict[str, MediaFile]:
         """Camera files by view."""
         found = {}
-        for path in files(scene, (".json",)):
+        for path in files(tree, scene, (".json",)):
             match = _CAMERA.fullmatch(path.name.removeprefix(scene.name))
             if match and (not self.options.views or int(match[1]) in self.options.views):
-                found[f"v{int(match[1])}"] = media_file(root, path)
+                found[f"v{int(match[1])}"] = media_file(tree, path)
         return found
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         tracks = {}
         for view in candidate.views:
             file = candidate.sidecars[view.view_id]
-            tracks[view.view_id], rate = parse_camera(read_json(root, file), file.path)
+            tracks[view.view_id], rate = parse_camera(read_json(tree, file), file.path)
             if abs(rate - self.options.fps) > 1e-3:
                 what = f"{file.path} says {rate:g} frames a second, the option fps {self.options.fps:g}; set it to what the files say"
                 raise CandidateError(Reason.E_PTS, what)
@@ -206,32 +208,30 @@ def _numbers(values: Mapping[str, Any], name: str, shape: tuple[int | None, ...]
     return found
 
 
-def _places(folder: Path) -> list[Path]:
+def _places(tree: Tree, folder: PurePosixPath) -> list[PurePosixPath]:
     """The folder, or its `data`, if scenes lie there."""
-    return [place for place in (folder, folder / "data") if any(_SCENE.fullmatch(each.name) for each in folders(place))][:1]
+    return [place for place in (folder, folder / "data") if any(_SCENE.fullmatch(each.name) for each in folders(tree, place))][:1]
 
 
-def _scenes(places: list[Path], wanted: list[str] | None) -> Iterator[Path]:
+def _scenes(tree: Tree, places: list[PurePosixPath], wanted: list[str] | None) -> Iterator[PurePosixPath]:
     """All, or those of the list; a listed one that is nowhere is looked for in the first place."""
     if wanted is None:
-        yield from (folder for place in places for folder in folders(place) if _SCENE.fullmatch(folder.name))
+        yield from (folder for place in places for folder in folders(tree, place) if _SCENE.fullmatch(folder.name))
         return
     for name in wanted:
-        yield from [place / name for place in places if (place / name).is_dir()] or [places[0] / name]
+        yield from [place / name for place in places if tree.is_dir(place / name)] or [places[0] / name]
 
 
-def _listed(root: Path, scenes: str | None) -> list[str] | None:
+def _listed(tree: Tree, scenes: str | None) -> list[str] | None:
     """The names of a list, each once, in its order. Raises FileNotFoundError, ValueError."""
     if scenes is None:
         return None
     if scenes in TEST_LISTS:
         return [f"scn{number:05d}" for number in range(FIRST_TEST, FIRST_TEST + TEST_LISTS[scenes])]
-    path = root / scenes
-    if not path.is_file():
-        raise FileNotFoundError(f"the option scenes names {scenes!r}: neither one of {', '.join(TEST_LISTS)} nor a file in {root}")
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes; a list of scenes has at most {MAX_LIST_BYTES}")
-    names = path.read_text("utf-8-sig", "replace").split()
+    path = PurePosixPath(scenes)
+    if not tree.is_file(path):
+        raise FileNotFoundError(f"the option scenes names {scenes!r}: neither one of {', '.join(TEST_LISTS)} nor a file in {tree}")
+    names = read_listing(tree, path, MAX_LIST_BYTES, "a list of scenes").split()
     odd = next((name for name in names if not _SCENE.fullmatch(name)), None)
     if odd is not None or not names:
         raise ValueError(f"{path} lists {odd if names else 'nothing'!r:.80}; a list has the name of a scene a line, e.g. scn02900")

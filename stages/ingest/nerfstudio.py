@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.camera import Array, CameraTrack, from_opengl, intrinsics
+from schemas.camera import Array, CameraTrack, LensModel, from_opengl, intrinsics
 from schemas.verdict import CandidateError, Reason
 
 # Poses of failed reconstructions lie thousands of units away (DL3DV issue 34); DepthSplat drops such scenes too.
@@ -30,7 +30,8 @@ MAX_DISTORTION = 10.0  # any coefficient
 
 _LENS = ("fl_x", "fl_y", "cx", "cy")
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
-_MODELS = ("OPENCV", *_PINHOLES)
+_FISHEYE = "OPENCV_FISHEYE"
+_MODELS = ("OPENCV", _FISHEYE, *_PINHOLES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def parse_transforms(document: Any) -> PosedPictures:
     if not isinstance(document, Mapping):
         raise _wrong("the document", document, "an object")
     width, height = (_side(document, name) for name in ("w", "h"))
-    K, distortion = _lens(document, width, height)
+    K, distortion, model = _lens(document, width, height)
     frames = document.get("frames")
     if not isinstance(frames, list) or not frames:
         raise _wrong("frames", frames, "a list with at least one frame")
@@ -76,12 +77,12 @@ def parse_transforms(document: Any) -> PosedPictures:
             "a failed reconstruction",
         )
     with np.errstate(all="ignore"):  # what overflows is no rotation, and is refused as that
-        track = CameraTrack(from_opengl(poses), np.tile(K, (len(poses), 1, 1)), width, height, "arbitrary", distortion)
+        track = CameraTrack(from_opengl(poses), np.tile(K, (len(poses), 1, 1)), width, height, "arbitrary", distortion, model=model)
     return PosedPictures(tuple(names), track)
 
 
-def _lens(document: Mapping[str, Any], width: int, height: int) -> tuple[Array, tuple[float, ...]]:
-    """K [3,3] and the distortion in OpenCV's order, empty where there is none."""
+def _lens(document: Mapping[str, Any], width: int, height: int) -> tuple[Array, tuple[float, ...], LensModel]:
+    """K [3,3], the distortion in OpenCV's order, empty where there is none, and its model."""
     model = document.get("camera_model", "OPENCV")
     if model not in _MODELS:
         raise _wrong("camera_model", model, f"one of {', '.join(_MODELS)}; undistort the pictures of other lenses first")
@@ -93,12 +94,16 @@ def _lens(document: Mapping[str, Any], width: int, height: int) -> tuple[Array, 
     k1, k2, p1, p2, k3, k4 = (_number(document.get(name, 0.0), name) for name in ("k1", "k2", "p1", "p2", "k3", "k4"))
     if not all(abs(each) <= MAX_DISTORTION for each in (k1, k2, p1, p2, k3)):
         raise _wrong("k1, k2, p1, p2, k3", [k1, k2, p1, p2, k3], f"coefficients of at most {MAX_DISTORTION:g}")
+    if model == _FISHEYE:
+        if p1 or p2 or not abs(k4) <= MAX_DISTORTION:
+            raise _wrong("p1, p2, k4", [p1, p2, k4], f"0, 0 and at most {MAX_DISTORTION:g} for {_FISHEYE}")
+        return intrinsics(fx, fy, cx, cy)[0], (k1, k2, k3, k4), "fisheye"
     if k4:
         raise _wrong("k4", k4, "0: OpenCV's model ends with k3; undistort the pictures first")
     coefficients = (k1, k2, p1, p2, k3) if k3 else (k1, k2, p1, p2)
     if any(coefficients) and model in _PINHOLES:
         raise _wrong("camera_model", model, "OPENCV, as there is a distortion")
-    return intrinsics(fx, fy, cx, cy)[0], coefficients if any(coefficients) else ()
+    return intrinsics(fx, fy, cx, cy)[0], coefficients if any(coefficients) else (), "opencv"
 
 
 def _picture(path: Any, where: str) -> str:

@@ -2,32 +2,32 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from schemas.candidate import MediaFile, MediaRef
 from schemas.verdict import CandidateError, Reason
-from stages.ingest.files import media_files, relative_name
+from stages.storage import Tree
 
 MAX_NUMBER = 10_000_000  # five days at 24 fps; keeps nanoseconds within 64 bits
 
 
-def numbered(root: Path, paths: Iterable[Path], prefix: str = "") -> dict[int, MediaFile]:
+def numbered(tree: Tree, paths: Iterable[PurePosixPath], prefix: str = "") -> dict[int, MediaFile]:
     """The files by the number that their names end in, ascending: `{prefix}00012.png` is 12.
 
     Raises CandidateError: E_PTS for another name and for a number that comes twice; else as `media_file`.
     """
-    found: dict[int, Path] = {}
+    found: dict[int, PurePosixPath] = {}
     for path in paths:
         match = re.fullmatch(re.escape(prefix) + "([0-9]{1,8})", path.stem)
         if match is None or int(match[1]) > MAX_NUMBER:
             wanted = f"{prefix}NNNNN, with a frame number of at most {MAX_NUMBER}"
-            raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} says no frame number; pictures are called {wanted}")
+            raise CandidateError(Reason.E_PTS, f"{path} says no frame number; pictures are called {wanted}")
         number = int(match[1])
         if number in found:
-            raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} is frame {number}, and so is {found[number].name}")
+            raise CandidateError(Reason.E_PTS, f"{path} is frame {number}, and so is {found[number].name}")
         found[number] = path
     numbers = sorted(found)
-    return dict(zip(numbers, media_files(root, [found[number] for number in numbers]), strict=True))
+    return dict(zip(numbers, tree.identify(found[number] for number in numbers), strict=True))
 
 
 def sequence(frames: Mapping[int, MediaFile], fps: float) -> MediaRef:

@@ -20,7 +20,7 @@ takes frames of another aspect ratio than square pixels imply as cut at the cent
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -40,13 +40,13 @@ from stages.ingest.files import (
     folders,
     media_file,
     read_text,
-    relative_name,
     require_folder,
     unique,
 )
 from stages.ingest.geometry import ROUNDING_PIXELS
 from stages.ingest.torch_chunk import INSTALL_HINT, torch_is_installed
 from stages.media import Media, SandboxError
+from stages.storage import ROOT, Tree
 
 SPLITS = ("train", "test")
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -82,34 +82,34 @@ class RealEstate10K(Ingest):
     provides: ClassVar[frozenset[str]] = frozenset({"video", "cameras"})
     Options: ClassVar[type] = RealEstate10KOptions
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        require_folder(root)
-        datasets = [root] if _has_clips(root) else [folder for folder in folders(root) if _has_clips(folder)]
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        require_folder(tree)
+        datasets = [ROOT] if _has_clips(tree, ROOT) else [folder for folder in folders(tree, ROOT) if _has_clips(tree, folder)]
         if not datasets:
             raise ValueError(
-                f"{root} is no RealEstate10K folder: looked for *.txt and *.torch in it, in train/, in test/, and one level below"
+                f"{tree} is no RealEstate10K folder: looked for *.txt and *.torch in it, in train/, in test/, and one level below"
             )
-        yield from unique(candidate for dataset in datasets for candidate in self._dataset(root, dataset))
+        yield from unique(candidate for dataset in datasets for candidate in self._dataset(tree, dataset))
 
-    def _dataset(self, root: Path, dataset: Path) -> Iterator[Candidate]:
+    def _dataset(self, tree: Tree, dataset: PurePosixPath) -> Iterator[Candidate]:
         for split in (None, *SPLITS):
             folder = dataset if split is None else dataset / split
-            trajectories, chunks = files(folder, (".txt",)), files(folder, (".torch",))
-            footage = _Footage(dataset, self.options, split)
+            trajectories, chunks = files(tree, folder, (".txt",)), files(tree, folder, (".torch",))
+            footage = _Footage(tree, dataset, self.options, split)
             for path in trajectories:
-                if split is not None or _head(path).startswith("http"):  # a readme.txt may lie beside the folders
-                    yield _clip(root, path, split, footage)
+                if split is not None or _head(tree, path).startswith("http"):  # a readme.txt may lie beside the folders
+                    yield _clip(tree, path, split, footage)
             if chunks:
-                yield from _chunks(root, folder, chunks, split)
+                yield from _chunks(tree, folder, chunks, split)
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         (view,) = candidate.views
         if view.media.kind == "torch_chunk":
             trajectory = _from_chunk(view, media)
             index = media.index(view.media)
             frames = np.arange(len(index), dtype=np.int64)
         else:
-            trajectory = parse_trajectory(read_text(root, candidate.sidecars["trajectory"]))
+            trajectory = parse_trajectory(read_text(tree, candidate.sidecars["trajectory"]))
             index = media.index(view.media)
             frames = self._matched(trajectory, index, str(candidate.attrs["footage"]))
         track, note = normalised_track(trajectory, index.width, index.height, self.options.aspect_rule)
@@ -215,99 +215,99 @@ def video_id(url: str) -> str | None:
     return found if _YOUTUBE_ID.fullmatch(found) and parts.netloc else None
 
 
-def _has_clips(folder: Path) -> bool:
+def _has_clips(tree: Tree, folder: PurePosixPath) -> bool:
     """A trajectory starts with a URL, so that a readme.txt does not make a dataset."""
     return any(
-        files(part, (".torch",)) or any(_head(path).startswith("http") for path in files(part, (".txt",)))
+        files(tree, part, (".torch",)) or any(_head(tree, path).startswith("http") for path in files(tree, part, (".txt",)))
         for part in (folder, *(folder / split for split in SPLITS))
     )
 
 
-def _head(path: Path) -> str:
+def _head(tree: Tree, path: PurePosixPath) -> str:
     try:
-        with path.open("rb") as opened:
-            return opened.read(2048).decode("utf-8-sig", "replace").partition("\n")[0].strip()
-    except OSError:
+        return tree.read(media_file(tree, path), 2048).decode("utf-8-sig", "replace").partition("\n")[0].strip()
+    except CandidateError:
         return ""  # media_file says what is wrong with it
 
 
 class _Footage:
     """What there is to see of one split's clips."""
 
-    def __init__(self, dataset: Path, options: RealEstate10KOptions, split: str | None) -> None:
+    def __init__(self, tree: Tree, dataset: PurePosixPath, options: RealEstate10KOptions, split: str | None) -> None:
+        self.tree = tree
         places = [] if split is None else [split]
         self.frame_folders = [dataset / options.frames / part for part in (*places, ".")]
-        self.videos: dict[str, Path] = {}
+        self.videos: dict[str, PurePosixPath] = {}
         for part in (*places, "."):
-            for path in files(dataset / options.videos / part, VIDEO_EXTENSIONS):
+            for path in files(tree, dataset / options.videos / part, VIDEO_EXTENSIONS):
                 self.videos.setdefault(path.stem, path)
 
-    def of(self, root: Path, clip: str, video: str) -> tuple[str, MediaRef]:
+    def of(self, clip: str, video: str) -> tuple[str, MediaRef]:
         """What kind it is, and where. Raises CandidateError: NO_FOOTAGE, E_UNSAFE_PATH, E_PTS."""
         for folder in self.frame_folders:
-            images = files(folder / clip, IMAGES)
+            images = files(self.tree, folder / clip, IMAGES)
             if images:
-                return "frames", _frames(root, images)
+                return "frames", _frames(self.tree, images)
         for name, kind in ((clip, "video named by the clip"), (video, "video named by the YouTube id")):
             if name in self.videos:
-                return kind, MediaRef("video", (media_file(root, self.videos[name]),))
+                return kind, MediaRef("video", (media_file(self.tree, self.videos[name]),))
         raise CandidateError(Reason.NO_FOOTAGE, f"neither extracted frames {clip}/ nor a video called {clip} or {video}")
 
 
-def _frames(root: Path, images: list[Path]) -> MediaRef:
-    timed: dict[int, Path] = {}
+def _frames(tree: Tree, images: list[PurePosixPath]) -> MediaRef:
+    timed: dict[int, PurePosixPath] = {}
     for path in images:
         if not path.stem.isascii() or not path.stem.isdigit() or int(path.stem) > MAX_TIME_US:
-            raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} is not named by its time in microseconds")
+            raise CandidateError(Reason.E_PTS, f"{path} is not named by its time in microseconds")
         if int(path.stem) in timed:
-            raise CandidateError(Reason.E_PTS, f"{relative_name(root, path)} has the same time as {timed[int(path.stem)].name}")
+            raise CandidateError(Reason.E_PTS, f"{path} has the same time as {timed[int(path.stem)].name}")
         timed[int(path.stem)] = path
     times = sorted(timed)
-    return MediaRef("images", tuple(media_file(root, timed[time]) for time in times), pts_ns=tuple(time * 1000 for time in times))
+    return MediaRef("images", tuple(tree.identify(timed[time] for time in times)), pts_ns=tuple(time * 1000 for time in times))
 
 
-def _clip(root: Path, path: Path, split: str | None, footage: _Footage) -> Candidate:
-    made = Candidate("realestate10k", relative_name(root, path.with_suffix("")), "posed_video", (), split=split)
+def _clip(tree: Tree, path: PurePosixPath, split: str | None, footage: _Footage) -> Candidate:
+    made = Candidate("realestate10k", str(path.with_suffix("")), "posed_video", (), split=split)
     try:
-        trajectory = media_file(root, path)
+        trajectory = media_file(tree, path)
         made = replace(made, sidecars={"trajectory": trajectory})
-        url = _head(path)
+        url = _head(tree, path)
         video = video_id(url)
         if video is None:
             raise CandidateError(Reason.E_CAMERA, f"the first line of {trajectory.path} must be a YouTube URL, got {url!r:.100}")
         made = replace(made, attrs={"video_id": video})
-        kind, media = footage.of(root, path.stem, video)
+        kind, media = footage.of(path.stem, video)
     except CandidateError as problem:
         return replace(made, error=(problem.reason, problem.message))
     return replace(made, views=(View(VIEW, media),), attrs={"video_id": video, "footage": kind})
 
 
-def _chunks(root: Path, folder: Path, chunks: list[Path], split: str | None) -> Iterator[Candidate]:
+def _chunks(tree: Tree, folder: PurePosixPath, chunks: list[PurePosixPath], split: str | None) -> Iterator[Candidate]:
     if not torch_is_installed():
         raise ValueError(INSTALL_HINT)
-    with Media(root, MediaLimits()) as media:
+    with Media(tree, MediaLimits()) as media:
         for path in chunks:
-            yield from _chunk(root, folder, path, split, media)
+            yield from _chunk(tree, folder, path, split, media)
 
 
-def _chunk(root: Path, folder: Path, path: Path, split: str | None, media: Media) -> Iterator[Candidate]:
+def _chunk(tree: Tree, folder: PurePosixPath, path: PurePosixPath, split: str | None, media: Media) -> Iterator[Candidate]:
     try:
-        file = media_file(root, path)
-        scenes = media.run("stages.ingest.torch_chunk:list_scenes", str(media.path(file.path)))
+        file = media_file(tree, path)
+        scenes = media.run("stages.ingest.torch_chunk:list_scenes", str(media.local([file])[0]))
     except (CandidateError, SandboxError) as problem:
         error = (problem.reason, problem.message) if isinstance(problem, CandidateError) else (Reason.E_STAGE, str(problem))
-        yield Candidate("realestate10k", relative_name(root, path), "posed_video", (), split=split, error=error)
+        yield Candidate("realestate10k", str(path), "posed_video", (), split=split, error=error)
         return
     for item, (key, url) in enumerate(scenes):
         plain = key != "" and PurePosixPath(key).name == key
-        name = relative_name(root, folder / key) if plain else f"{relative_name(root, path)}/item{item}"
+        name = str(folder / key) if plain else f"{path}/item{item}"
         attrs = {"video_id": video_id(url) or PurePosixPath(name).name, "footage": "chunk"}
         ref = MediaRef("torch_chunk", (file,), item=item)
         yield Candidate("realestate10k", name, "posed_video", (View(VIEW, ref),), split=split, attrs=attrs)
 
 
 def _from_chunk(view: View, media: Media) -> Trajectory:
-    scene = media.run("stages.media.chunks:scene_header", str(media.path(view.media.files[0].path)), view.media.item)
+    scene = media.run("stages.media.chunks:scene_header", str(media.local(view.media.files)[0]), view.media.item)
     times, cameras = np.asarray(scene["timestamps"], np.int64), np.asarray(scene["cameras"], np.float64)
     if cameras.ndim != 2 or cameras.shape[1] != 18 or times.shape != cameras.shape[:1] or len(times) == 0:
         raise CandidateError(

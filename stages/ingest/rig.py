@@ -13,7 +13,7 @@ A camera without video or a video without camera is E_FRAMECOUNT (Qualisys files
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -32,14 +32,15 @@ from stages.ingest.files import (
     media_file,
     read_json,
     read_text,
-    relative_name,
     require_folder,
     unique,
 )
 from stages.ingest.geometry import Anchor, SizeRule, bars_of_padding, common_centre, fit_to_frames, match_names, over_frames
+from stages.ingest.lens import through_lens
 from stages.ingest.qualisys import QualisysCamera, parse_calibration
 from stages.ingest.rig_json import parse_rig
 from stages.media import Media
+from stages.storage import ROOT, Tree
 
 CALIBRATION_FOLDERS = (".", "calibration", "calib", "cameras", "colmap", "sparse", "sparse/0")
 
@@ -54,6 +55,7 @@ class RigOptions:
     geometry.fit_to_frames); a crop may take at most max_crop of a side. "auto" looks at three frames: "pad" if they have
     dark bars just where padding would have left them, else "crop". colmap_scale: whether COLMAP's unit is the metre.
     centre_within_deg: the scene centre is the point nearest to all optical axes, if none passes it by more; 0 for none.
+    undistort: frames of lenses that distort are read as a pinhole would have taken them; needed for fisheye lenses (lens.py).
     """
 
     size_rule: SizeRule | Literal["auto"] = "auto"
@@ -61,6 +63,7 @@ class RigOptions:
     max_crop: float = bounded(0.05, low=0.0, high=1.0)
     colmap_scale: Scale = "arbitrary"
     centre_within_deg: float = bounded(10.0, low=0.0, high=90.0)
+    undistort: bool = False
 
 
 class Rig(Ingest):
@@ -68,22 +71,22 @@ class Rig(Ingest):
     provides: ClassVar[frozenset[str]] = frozenset({"video", "cameras", "synchronized"})
     Options: ClassVar[type] = RigOptions
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        require_folder(root)
-        if _videos(root) or _calibration(root) is not None:
-            scenes = [root]
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        require_folder(tree)
+        if _videos(tree, ROOT) or _calibration(tree, ROOT) is not None:
+            scenes = [ROOT]
         else:
-            scenes = [folder for folder in folders(root) if _videos(folder) or _calibration(folder) is not None]
+            scenes = [folder for folder in folders(tree, ROOT) if _videos(tree, folder) or _calibration(tree, folder) is not None]
         if not scenes:
             raise ValueError(
-                f"{root} holds no rig: looked for videos and for cameras.json, *.qca.txt or COLMAP's cameras.txt and images.txt "
+                f"{tree} holds no rig: looked for videos and for cameras.json, *.qca.txt or COLMAP's cameras.txt and images.txt "
                 "in it and in the folders directly below"
             )
-        yield from unique(_candidate(root, scene) for scene in scenes)
+        yield from unique(_candidate(tree, scene) for scene in scenes)
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         names = [view.view_id for view in candidate.views]
-        tracks, notes = self._tracks(root, candidate, names)
+        tracks, notes = self._tracks(tree, candidate, names)
         match_names(names, list(tracks))
         tracks, centre_note = self._with_centre(tracks)
         notes |= centre_note
@@ -94,8 +97,10 @@ class Rig(Ingest):
             track, note = fit_to_frames(tracks[view.view_id], index.width, index.height, rule, self.options.anchor, self.options.max_crop)
             if note is not None:
                 notes[f"size.{view.view_id}"] = note
-            track = over_frames(track, index, view.view_id)
-            views.append(SceneView(view.view_id, view.media, index, track, np.arange(len(index), dtype=np.int64)))
+            ref, track, lens_note = through_lens(view.media, over_frames(track, index, view.view_id), self.options.undistort)
+            if lens_note is not None:
+                notes[f"distortion.{view.view_id}"] = lens_note
+            views.append(SceneView(view.view_id, ref, index, track, np.arange(len(index), dtype=np.int64)))
         return Scene(candidate, tuple(views), notes)
 
     def _size_rule(self, track: CameraTrack, ref: MediaRef, index: FrameIndex, media: Media) -> SizeRule:
@@ -109,15 +114,15 @@ class Rig(Ingest):
         found = media.map_frames(ref, index, some, "stages.ingest.bars:dark_borders", gray=True)
         return "pad" if np.abs(np.subtract(found, bars)).max() < VISIBLE_BAR_PIXELS else "crop"
 
-    def _tracks(self, root: Path, candidate: Candidate, names: list[str]) -> tuple[Tracks, dict[str, str]]:
+    def _tracks(self, tree: Tree, candidate: Candidate, names: list[str]) -> tuple[Tracks, dict[str, str]]:
         kind = str(candidate.attrs["calibration"])
         notes = {"calibration": kind}
         if kind == "json":
-            return parse_rig(read_json(root, candidate.sidecars["cameras.json"])), notes
+            return parse_rig(read_json(tree, candidate.sidecars["cameras.json"])), notes
         if kind == "qualisys":
-            tracks, skipped = _qualisys_tracks(parse_calibration(read_text(root, candidate.sidecars["qca"])), names)
+            tracks, skipped = _qualisys_tracks(parse_calibration(read_text(tree, candidate.sidecars["qca"])), names)
             return tracks, notes | ({"cameras_without_video": ", ".join(skipped)} if skipped else {})
-        cameras, images = (read_text(root, candidate.sidecars[name]) for name in ("cameras.txt", "images.txt"))
+        cameras, images = (read_text(tree, candidate.sidecars[name]) for name in ("cameras.txt", "images.txt"))
         return parse_model(cameras, images, self.options.colmap_scale), notes
 
     def _with_centre(self, tracks: Tracks) -> tuple[Tracks, dict[str, str]]:
@@ -165,41 +170,41 @@ def _view_of(serial: str, names: list[str]) -> str:
     return holding[0] if len(holding) == 1 else serial
 
 
-Found = tuple[Literal["json", "qualisys", "colmap"], dict[str, Path]]
+Found = tuple[Literal["json", "qualisys", "colmap"], dict[str, PurePosixPath]]
 
 
-def _calibration(scene: Path) -> Found | None:
+def _calibration(tree: Tree, scene: PurePosixPath) -> Found | None:
     """The scene's calibration: its kind and its files, by what `load` calls them."""
     places = [scene / name for name in CALIBRATION_FOLDERS]
     for place in places:
-        if (place / "cameras.json").exists():
+        if tree.exists(place / "cameras.json"):
             return "json", {"cameras.json": place / "cameras.json"}
     for place in places:
-        qualisys = files(place, (".qca.txt",))
+        qualisys = files(tree, place, (".qca.txt",))
         if qualisys:
             return "qualisys", {"qca": qualisys[0]}
     for place in places:
-        if (place / "cameras.txt").exists() and (place / "images.txt").exists():
+        if tree.exists(place / "cameras.txt") and tree.exists(place / "images.txt"):
             return "colmap", {name: place / name for name in ("cameras.txt", "images.txt")}
     return None
 
 
-def _videos(scene: Path) -> list[Path]:
-    return files(scene / "videos", VIDEO_EXTENSIONS) or files(scene, VIDEO_EXTENSIONS)
+def _videos(tree: Tree, scene: PurePosixPath) -> list[PurePosixPath]:
+    return files(tree, scene / "videos", VIDEO_EXTENSIONS) or files(tree, scene, VIDEO_EXTENSIONS)
 
 
-def _candidate(root: Path, scene: Path) -> Candidate:
-    name = "scene" if scene == root else relative_name(root, scene)
+def _candidate(tree: Tree, scene: PurePosixPath) -> Candidate:
+    name = "scene" if scene == ROOT else str(scene)
     made = Candidate("rig", name, "multiview", ())
-    calibration = _calibration(scene)
+    calibration = _calibration(tree, scene)
     views: list[View] = []
     sidecars: dict[str, MediaFile] = {}
     error: tuple[Reason, str] | None = None
     try:
-        for path in _videos(scene):
-            views.append(View(path.stem, MediaRef("video", (media_file(root, path),))))
+        for path in _videos(tree, scene):
+            views.append(View(path.stem, MediaRef("video", (media_file(tree, path),))))
         if calibration is not None:
-            sidecars = {key: media_file(root, path) for key, path in calibration[1].items()}
+            sidecars = {key: media_file(tree, path) for key, path in calibration[1].items()}
         if not views:
             error = (Reason.NO_FOOTAGE, f"{name}: a calibration, but no video in it or in videos/")
         elif calibration is None:

@@ -12,6 +12,7 @@
           "fx": 1400.0, "fy": 1400.0, "cx": 960.0, "cy": 540.0,    // pixels; or "K": [[fx, 0, cx], [0, fy, cy], [0, 0, 1]],
                                                // or a list of K, one for each pose (a lens that zooms)
           "distortion": [k1, k2, p1, p2, k3],  // optional: OpenCV's model, 4 or 5 numbers
+          "model": "opencv",                   // optional; "fisheye": distortion is k1, k2, k3, k4 of OpenCV's fisheye model
           "c2w": [[...], [...], [...], [0, 0, 0, 1]]   // or "w2c": 4x4 or 3x4; or a list of them, one for each frame
         }
       }
@@ -38,7 +39,7 @@ METRES_PER_UNIT: dict[str, tuple[float, Scale]] = {
     "arbitrary": (1.0, "arbitrary"),
 }
 _TOP = ("version", "units", "up", "centre", "cameras")
-_CAMERA = ("video", "width", "height", "fx", "fy", "cx", "cy", "K", "distortion", "c2w", "w2c")
+_CAMERA = ("video", "width", "height", "fx", "fy", "cx", "cy", "K", "distortion", "model", "c2w", "w2c")
 
 
 def parse_rig(document: Any) -> dict[str, CameraTrack]:
@@ -88,6 +89,11 @@ def _track(camera: Mapping[str, Any], where: str, factor: float, scale: Scale, u
     distortion = tuple(float(x) for x in _numbers(camera.get("distortion") or [], f"{where}.distortion").ravel())
     if len(distortion) not in (0, 4, 5):
         raise _wrong(f"{where}.distortion", camera["distortion"], "4 or 5 numbers: k1, k2, p1, p2[, k3]")
+    model = camera.get("model", "opencv")
+    if model not in ("opencv", "fisheye"):
+        raise _wrong(f"{where}.model", model, "opencv or fisheye")
+    if model == "fisheye" and len(distortion) != 4:
+        raise _wrong(f"{where}.distortion", camera.get("distortion"), "the 4 numbers k1, k2, k3, k4 of a fisheye")
     width, height = (_size(camera.get(side), f"{where}.{side}") for side in ("width", "height"))
     K = _intrinsics(camera, where)
     if K.ndim == 2:
@@ -96,7 +102,7 @@ def _track(camera: Mapping[str, Any], where: str, factor: float, scale: Scale, u
         raise CandidateError(
             Reason.E_CAMERA, f"cameras.json: {where} has {len(K)} K for {len(c2w)} poses; give one for each, or one for all"
         )
-    return CameraTrack(c2w, K, width, height, scale, distortion, _triple(up), centre=_triple(centre))
+    return CameraTrack(c2w, K, width, height, scale, distortion, _triple(up), centre=_triple(centre), model=model)
 
 
 def _intrinsics(camera: Mapping[str, Any], where: str) -> Array:

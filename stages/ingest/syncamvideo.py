@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -36,12 +36,12 @@ from stages.ingest.files import (
     natural_key,
     read_caption_csv,
     read_json,
-    relative_name,
     require_folder,
     unique,
 )
 from stages.ingest.geometry import SizeRule, common_centre, fit_to_frames, match_names, over_frames
 from stages.media import Media
+from stages.storage import ROOT, Tree
 
 SENSOR_MM = 23.76  # width of the sensor, both versions; v1: 720 * 18 / 23.76 = 545.45 px as its authors state
 V1_SIZE = (720, 480)
@@ -70,38 +70,38 @@ class SynCamVideo(Ingest):
     provides: ClassVar[frozenset[str]] = frozenset({"video", "cameras", "synchronized"})
     Options: ClassVar[type] = SynCamVideoOptions
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
-        require_folder(root)
-        datasets = [root] if _is_dataset(root) else [folder for folder in folders(root) if _is_dataset(folder)]
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        require_folder(tree)
+        datasets = [ROOT] if _is_dataset(tree, ROOT) else [folder for folder in folders(tree, ROOT) if _is_dataset(tree, folder)]
         if not datasets:
             raise ValueError(
-                f"{root} is no SynCamVideo or MultiCamVideo folder: looked for train/videos, train/cameras, train/f*_aperture*, "
+                f"{tree} is no SynCamVideo or MultiCamVideo folder: looked for train/videos, train/cameras, train/f*_aperture*, "
                 "val/cameras and val/*/cameras in it and in the folders directly below"
             )
-        yield from unique(candidate for dataset in datasets for candidate in self._dataset(root, dataset))
+        yield from unique(candidate for dataset in datasets for candidate in self._dataset(tree, dataset))
 
-    def _dataset(self, root: Path, dataset: Path) -> Iterator[Candidate]:
-        captions = _captions(dataset)
+    def _dataset(self, tree: Tree, dataset: PurePosixPath) -> Iterator[Candidate]:
+        captions = _captions(tree, dataset)
         train = dataset / "train"
-        names = {folder.name for part in ("videos", "cameras") for folder in folders(train / part)}
+        names = {folder.name for part in ("videos", "cameras") for folder in folders(tree, train / part)}
         for name in sorted(names, key=natural_key):
-            yield _candidate(root, dataset, "train", train / name, train / "videos" / name, train / "cameras" / name, captions, "v1")
+            yield _candidate(tree, dataset, "train", train / name, train / "videos" / name, train / "cameras" / name, captions, "v1")
         for split in ("train", "val"):
-            for lens in folders(dataset / split):
+            for lens in folders(tree, dataset / split):
                 if _V2_FOLDER.match(lens.name):
-                    for scene in folders(lens):
-                        yield _candidate(root, dataset, split, scene, scene / "videos", scene / "cameras", captions, "v2")
-        for folder in folders(dataset / "val" / "cameras"):
+                    for scene in folders(tree, lens):
+                        yield _candidate(tree, dataset, split, scene, scene / "videos", scene / "cameras", captions, "v2")
+        for folder in folders(tree, dataset / "val" / "cameras"):
             yield _candidate(
-                root, dataset, "val", dataset / "val" / folder.name, dataset / "val" / "videos" / folder.name, folder, captions, "v1"
+                tree, dataset, "val", dataset / "val" / folder.name, dataset / "val" / "videos" / folder.name, folder, captions, "v1"
             )
-        for folder in folders(dataset / "val"):
-            if folder.name not in ("cameras", "videos") and (folder / "cameras").is_dir():
-                yield _candidate(root, dataset, "val", folder, folder / "videos", folder / "cameras", captions, "v2")
+        for folder in folders(tree, dataset / "val"):
+            if folder.name not in ("cameras", "videos") and tree.is_dir(folder / "cameras"):
+                yield _candidate(tree, dataset, "val", folder, folder / "videos", folder / "cameras", captions, "v2")
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         version: Literal["v1", "v2"] = "v1" if candidate.attrs["version"] == "v1" else "v2"
-        poses, cameras = _v1_poses(root, candidate) if version == "v1" else _v2_poses(root, candidate)
+        poses, cameras = _v1_poses(tree, candidate) if version == "v1" else _v2_poses(tree, candidate)
         names = [view.view_id for view in candidate.views]
         match_names(names, list(poses))
         for c2w in poses.values():
@@ -169,7 +169,7 @@ def _parse_text(text: str) -> Array:
 Poses = tuple[dict[str, Array], dict[str, str]]  # view name -> [T,4,4] c2w, and view name -> the camera's own name
 
 
-def _v1_poses(root: Path, candidate: Candidate) -> Poses:
+def _v1_poses(tree: Tree, candidate: Candidate) -> Poses:
     """One static pose for each view. Every JSON file of the scene's folder is read: one for all views, or one each.
 
     A video may leave the focal length's suffix off: C_01.mp4 goes with the camera C_01_18mm.
@@ -178,7 +178,7 @@ def _v1_poses(root: Path, candidate: Candidate) -> Poses:
     poses: dict[str, Array] = {}
     cameras: dict[str, str] = {}
     for file in candidate.sidecars.values():
-        for name, pose in static_poses(read_json(root, file), file.path).items():
+        for name, pose in static_poses(read_json(tree, file), file.path).items():
             short = _V1_FOCAL.sub("", name)
             view = short if name not in views and short in views else name
             if view in poses:
@@ -193,11 +193,11 @@ def static_poses(document: Any, where: str) -> dict[str, Array]:
     return {name: from_unreal(parse_matrix(text))[None] for name, text in named.items()}
 
 
-def _v2_poses(root: Path, candidate: Candidate) -> Poses:
+def _v2_poses(tree: Tree, candidate: Candidate) -> Poses:
     if len(candidate.sidecars) != 1:
         raise CandidateError(Reason.E_CAMERA, f"expected one camera file, got {sorted(file.path for file in candidate.sidecars.values())}")
     (file,) = candidate.sidecars.values()
-    poses = moving_poses(read_json(root, file), file.path)
+    poses = moving_poses(read_json(tree, file), file.path)
     return poses, {name: name for name in poses}
 
 
@@ -228,55 +228,62 @@ def _mapping(value: Any, where: str, what: str) -> Mapping[str, Any]:
     return value
 
 
-def _is_dataset(folder: Path) -> bool:
+def _is_dataset(tree: Tree, folder: PurePosixPath) -> bool:
     train, val = folder / "train", folder / "val"
-    if any((part / name).is_dir() for part in (train, val) for name in ("videos", "cameras")):
+    if any(tree.is_dir(part / name) for part in (train, val) for name in ("videos", "cameras")):
         return True
-    return any(_V2_FOLDER.match(lens.name) for part in (train, val) for lens in folders(part)) or any(
-        (each / "cameras").is_dir() for each in folders(val)
+    return any(_V2_FOLDER.match(lens.name) for part in (train, val) for lens in folders(tree, part)) or any(
+        tree.is_dir(each / "cameras") for each in folders(tree, val)
     )
 
 
 def _candidate(
-    root: Path, dataset: Path, split: str, scene: Path, videos: Path, cameras: Path, captions: Mapping[str, str], version: str
+    tree: Tree,
+    dataset: PurePosixPath,
+    split: str,
+    scene: PurePosixPath,
+    videos: PurePosixPath,
+    cameras: PurePosixPath,
+    captions: Mapping[str, str],
+    version: str,
 ) -> Candidate:
     """One scene; what is wrong with its files becomes its error. `scene` names it and need not exist."""
     train = dataset / "train"
-    made = Candidate("syncamvideo", relative_name(root, scene), "multiview", (), split=split, attrs={"version": version})
+    made = Candidate("syncamvideo", str(scene), "multiview", (), split=split, attrs={"version": version})
     views: list[View] = []
     sidecars: dict[str, MediaFile] = {}
     try:
-        for path in files(videos, VIDEO_EXTENSIONS):
-            views.append(View(path.stem, MediaRef("video", (media_file(root, path),))))
-        for path in files(cameras, (".json",)):
-            sidecars[path.name] = media_file(root, path)
-        error = _missing(split, views, sidecars, videos, cameras, root)
+        for path in files(tree, videos, VIDEO_EXTENSIONS):
+            views.append(View(path.stem, MediaRef("video", (media_file(tree, path),))))
+        for path in files(tree, cameras, (".json",)):
+            sidecars[path.name] = media_file(tree, path)
+        error = _missing(split, views, sidecars, videos, cameras)
     except CandidateError as problem:
         error = (problem.reason, problem.message)
     if error is None and len({view.view_id for view in views}) != len(views):
-        error = (Reason.E_DUPLICATE, f"two videos of {relative_name(root, videos)} have the same name up to the extension")
-    names = [scene, videos, *(root / file.path for view in views for file in view.media.files)]
-    keys = [name.relative_to(train).as_posix() for name in names if name.is_relative_to(train)]
+        error = (Reason.E_DUPLICATE, f"two videos of {videos} have the same name up to the extension")
+    names = [scene, videos, *(PurePosixPath(file.path) for view in views for file in view.media.files)]
+    keys = [str(name.relative_to(train)) for name in names if name.is_relative_to(train)]
     caption = next((captions[key] for key in keys if key in captions), None)
     return replace(made, views=tuple(views), sidecars=sidecars, caption=caption, error=error)
 
 
 def _missing(
-    split: str, views: list[View], sidecars: Mapping[str, MediaFile], videos: Path, cameras: Path, root: Path
+    split: str, views: list[View], sidecars: Mapping[str, MediaFile], videos: PurePosixPath, cameras: PurePosixPath
 ) -> tuple[Reason, str] | None:
     if not views:
         reason = Reason.CAMERA_ONLY if split == "val" else Reason.NO_FOOTAGE
-        return reason, f"{relative_name(root, videos)} holds no video"
+        return reason, f"{videos} holds no video"
     if not sidecars:
-        return Reason.E_CAMERA, f"{relative_name(root, cameras)} holds no camera file (.json)"
+        return Reason.E_CAMERA, f"{cameras} holds no camera file (.json)"
     return None
 
 
-def _captions(dataset: Path) -> dict[str, str]:
+def _captions(tree: Tree, dataset: PurePosixPath) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in (dataset / "metadata.csv", dataset / "train" / "metadata.csv"):
-        if path.is_file():
-            for row in read_caption_csv(path):
+        if tree.is_file(path):
+            for row in read_caption_csv(tree, path):
                 if row.text is not None:
                     found.setdefault(PurePosixPath(row.file_name).as_posix(), row.text)
     return found

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.candidate import MediaRef
+from schemas.candidate import MediaFile, MediaRef
 from schemas.frames import FrameIndex
 from schemas.recipe import Encode, MediaLimits
 from schemas.verdict import CandidateError, Reason
-from stages.media.paths import Located, resolve
+from stages.media.paths import Located
 from stages.media.sandbox import Sandbox, SandboxError
+from stages.storage import Tree
 
 __all__ = ["Media", "SandboxError"]
 
@@ -32,24 +33,26 @@ _VIEWS_A_CALL = 12  # views indexed in one call: enough to save the way there an
 
 
 class Media:
-    """Reads and encodes the media below one input folder. One per worker process; usable as a context manager.
+    """Reads and encodes the media of one input; a Path is a folder of this machine. One per worker process; usable as a context manager.
 
     The decoding child starts with the first call and is replaced whenever it died. Errors about the media are
     CandidateError with one of E_OPEN, E_NO_VIDEO, E_TRUNCATED, E_TOO_BIG, E_PTS (the file's fault, permanent),
     E_CRASH (it killed the decoder), E_TIMEOUT, E_OOM, E_IO (provisional) or E_UNSAFE_PATH (refused unopened: the path is
     absolute, leaves the root through ".." or a link, or is no plain file). An exception of a function that runs in the
     child and is none of these arrives as SandboxError with the child's traceback: a bug of ours.
+
+    Frames of a MediaRef with a `lens` are undistorted at full size before anything else is made of them, whoever asks.
     """
 
-    def __init__(self, root: Path, limits: MediaLimits) -> None:
-        self.root = Path(root)
+    def __init__(self, tree: Tree | Path, limits: MediaLimits) -> None:
+        self.tree = tree if isinstance(tree, Tree) else Tree(tree)
         self.limits = limits
         self._sandbox = Sandbox(limits)
         self._passes = count()
 
-    def path(self, relative: str) -> Path:
-        """The absolute path of a plain file below the root. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN)."""
-        return resolve(self.root, relative)
+    def local(self, files: Sequence[MediaFile]) -> list[Path]:
+        """Where plain files of the input can be read on this machine. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN)."""
+        return self.tree.local(files)
 
     def index(self, ref: MediaRef) -> FrameIndex:
         """The verified frame index of `ref`. Header caps are checked before anything is decoded."""
@@ -166,7 +169,7 @@ class Media:
         return data
 
     def image(self, ref: MediaRef, index: FrameIndex, frame: int, format: Literal["jpg", "png"] = "jpg", quality: int = 95) -> bytes:
-        """One frame as an encoded picture: the source's own bytes where it already is a picture of that format.
+        """One frame as an encoded picture: the source's own bytes where it already is a picture of that format and has no lens.
 
         quality: JPEG's, 1..100; PNG is lossless and ignores it.
         """
@@ -193,9 +196,10 @@ class Media:
 
     def _located(self, ref: MediaRef, needed: NDArray[np.int64] | None = None) -> Located:
         """needed: positions of frames; None for all, and for their times. Only the files that hold them are looked for."""
-        chosen = range(len(ref.files)) if needed is None or ref.kind != "images" else np.unique(needed).tolist()
-        paths = {position: str(self.path(ref.files[position].path)) for position in chosen}
-        return Located(ref.kind, paths, ref.item, ref.pts_ns if needed is None else (), ref.files[0].path if ref.files else "")
+        chosen = list(range(len(ref.files))) if needed is None or ref.kind != "images" else np.unique(needed).tolist()
+        found = self.local([ref.files[position] for position in chosen])
+        paths = {position: str(path) for position, path in zip(chosen, found, strict=True)}
+        return Located(ref.kind, paths, ref.item, ref.pts_ns if needed is None else (), ref.files[0].path if ref.files else "", ref.lens)
 
 
 def _of(located: Located, needed: NDArray[np.int64]) -> Located:

@@ -19,7 +19,7 @@ from typing import Any
 
 from schemas.verdict import CandidateError
 from stages.media import memory, wire
-from stages.media.paths import storage_error
+from stages.storage.paths import storage_error
 
 REQUEST_LENGTH = struct.Struct("<Q")
 _PR_SET_PDEATHSIG = 1

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from schemas.verdict import CandidateError, Reason
 from stages.media.memory import loading_library
-from stages.media.paths import storage_error
+from stages.storage.paths import storage_error
 
 
 def chunk_scenes(path: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from schemas.frames import FrameIndex
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
 from stages.media.header import Header, Source, check_caps, read_header
-from stages.media.paths import storage_error
+from stages.storage.paths import storage_error
 
 _REREAD = 1 << 30  # bytes of a suspect file that are read again to tell storage trouble from a bad file
 _BLOCK = 8 << 20

@@ -16,9 +16,11 @@ from schemas.verdict import CandidateError, Reason
 from stages.media import chunks, stills
 from stages.media.child import function_named
 from stages.media.index import build_index
-from stages.media.paths import Located, storage_error
+from stages.media.lens import undistort
+from stages.media.paths import Located
 from stages.media.reader import Converter, pictures, steps
 from stages.media.writer import encoded_size, output_times, write_mp4
+from stages.storage.paths import storage_error
 
 
 def index(media: Located, limits: MediaLimits) -> dict[str, Any]:
@@ -115,13 +117,13 @@ def _at_sizes(
     sizes: list[tuple[int, int] | None],
 ) -> Iterator[list[NDArray[np.uint8]] | None]:
     """Frames at each of the sizes, and None for what had to be decoded on the way."""
-    if media.kind == "video":
+    if media.kind == "video" and media.lens is None:
         converters = [Converter(index, size, False) for size in sizes]
         for picture in steps(media.single(), limits, index, wanted):
             yield None if picture is None else [converter.array(picture) for converter in converters]
         return
-    for pixels in _arrays(media, limits, index, wanted, None, gray=False):
-        yield [stills.resize(pixels, size, False) for size in sizes]
+    for pixels in _whole(media, limits, index, wanted, gray=False):
+        yield None if pixels is None else [stills.resize(pixels, size, False) for size in sizes]
 
 
 def map_frames(
@@ -153,7 +155,7 @@ def encode(
     """The chosen frames as mp4."""
     chosen = np.arange(len(index)) if wanted is None else wanted
     pts, time_base = output_times(index, chosen, rate)
-    if media.kind == "video" and index.rotation == 0:
+    if media.kind == "video" and index.rotation == 0 and media.lens is None:
         source: Iterator[VideoFrame] = pictures(media.single(), limits, index, chosen)
     else:
         arrays = _arrays(media, limits, index, chosen, None, gray=False)
@@ -163,7 +165,7 @@ def encode(
 
 def image(media: Located, limits: MediaLimits, index: FrameIndex, frame: int, format: str, quality: int) -> bytes:
     """One frame as "jpg" or "png"; verbatim where the source is that already."""
-    if media.kind != "video":
+    if media.kind != "video" and media.lens is None:
         data, name = _still(media, frame)
         pixels = stills.decode_picture(data, name, limits)  # also shows that the bytes are whole before they are copied
         if stills.picture_header(data, name)[0] == {"jpg": "jpeg"}.get(format, format):
@@ -182,10 +184,26 @@ def _arrays(
     gray: bool,
 ) -> Iterator[NDArray[np.uint8]]:
     """The frames at strictly ascending positions."""
-    if media.kind == "video":
+    if media.kind == "video" and media.lens is None:
         converter = Converter(index, size, gray)
         for picture in pictures(media.single(), limits, index, wanted):
             yield converter.array(picture)
+        return
+    for pixels in _whole(media, limits, index, wanted, gray):
+        if pixels is not None:
+            yield stills.resize(pixels, size, gray and pixels.ndim == 3)
+
+
+def _whole(
+    media: Located, limits: MediaLimits, index: FrameIndex, wanted: NDArray[np.int64], gray: bool
+) -> Iterator[NDArray[np.uint8] | None]:
+    """The same at the source's size, undistorted: [H,W,3], of a video [H,W] where gray. None for what is decoded on the way."""
+    lens = media.lens
+    if media.kind == "video":
+        converter = Converter(index, None, gray)
+        for picture in steps(media.single(), limits, index, wanted):
+            pixels = None if picture is None else converter.array(picture)
+            yield pixels if pixels is None or lens is None else undistort(pixels, lens)
         return
     for position in wanted:
         data, name = _still(media, int(position))
@@ -193,7 +211,7 @@ def _arrays(
         if pixels.shape[:2] != (index.height, index.width):
             now = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise CandidateError(Reason.E_OPEN, f"{name} is {now}, the index says {index.width}x{index.height}")
-        yield stills.resize(pixels, size, gray)
+        yield pixels if lens is None else undistort(pixels, lens)
 
 
 def _still(media: Located, frame: int) -> tuple[bytes, str]:

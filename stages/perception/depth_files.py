@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
 from stages.media.header import check_caps
-from stages.media.paths import storage_error
 from stages.perception.depth import Array, DepthMaps, joined, scaled
+from stages.storage.paths import storage_error
 
 Layout = Literal["npz", "kubric4d"]
 

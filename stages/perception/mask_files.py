@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
 from stages.media.header import check_caps
-from stages.media.paths import storage_error
 from stages.media.stills import picture_header
+from stages.storage.paths import storage_error
 
 Ids = NDArray[np.uint8]
 

@@ -15,6 +15,7 @@ from schemas.candidate import Candidate, MediaFile, MediaRef, View
 from schemas.recipe import parse_recipe
 from schemas.typed import RecipeError
 from stages.perception import weights
+from stages.storage import Tree
 from tests.engine import toy
 
 
@@ -33,9 +34,9 @@ def source_with(stages: list[Any], **more: Any) -> Source:
 
 
 def units_of(source: Source, root: Path, output: Path, size: int = 5) -> list[Unit]:
-    found = list(source.ingest.discover(root))
+    found = list(source.ingest.discover(Tree(root)))
     parts = [tuple(found[start : start + size]) for start in range(0, len(found), size)]
-    return [Unit(f"u{i:06d}", source, root, output, part) for i, part in enumerate(parts)]
+    return [Unit(f"u{i:06d}", source, Tree(root), output, part) for i, part in enumerate(parts)]
 
 
 def sent(unit: Unit) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from stages.ingest import Ingest
 from stages.media import Media
 from stages.perception.loaded import loaded
 from stages.stage import Child, Findings, Item, Sampler, Scorer, Tier, limit, placement
+from stages.storage import Tree
 
 
 def make_numbers(root: Path, count: int, payload: int = 300) -> Path:
@@ -42,14 +43,15 @@ class Numbers(Ingest):
     class Options:
         pass
 
-    def discover(self, root: Path) -> Iterator[Candidate]:
+    def discover(self, tree: Tree) -> Iterator[Candidate]:
+        root = Path(tree.location)
         for path in sorted(root.glob("*.txt")):
             status = path.stat()
             file = MediaFile(path.name, status.st_size, status.st_mtime_ns)
             yield Candidate("numbers", path.stem, "video", (View("v", MediaRef("video", (file,))),), caption=f"number {path.stem}")
 
-    def load(self, root: Path, candidate: Candidate, media: Media) -> Scene:
-        number = int((root / candidate.views[0].media.files[0].path).read_bytes().split(b"\n")[0])
+    def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
+        number = int(tree.read(candidate.views[0].media.files[0], 100).split(b"\n")[0])
         pts = np.arange(number % 5 + 3)
         index = FrameIndex(pts, pts, Fraction(1, 25), 64, 48, Fraction(25), "toy")
         return Scene(candidate, (SceneView("v", candidate.views[0].media, index),))

@@ -41,7 +41,7 @@ class Shown(Fingerprint):
 
     def score(self, item: Item, media: Media) -> Findings:
         view = item.scene.views[0]
-        what, turned = map(int, (media.root / view.media.files[0].path).read_text().split("\n")[1].split())
+        what, turned = map(int, (Path(media.tree.location) / view.media.files[0].path).read_text().split("\n")[1].split())
         if log := os.environ.get("SHOWN_LOG"):
             with Path(log).open("a") as file:
                 file.write(f"{item.sample_id}\n")

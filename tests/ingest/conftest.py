@@ -17,6 +17,7 @@ from schemas.typed import build
 from stages.ingest import ingests
 from stages.ingest.base import Ingest
 from stages.media import Media
+from stages.storage import Tree
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,7 @@ def load() -> Iterator[Callable[[Ingest, Path, Candidate], Scene]]:
             assert candidate.error is None, candidate.error
             if root not in open_media:
                 open_media[root] = stack.enter_context(Media(root, MediaLimits()))
-            return ingest.load(root, candidate, open_media[root])
+            return ingest.load(Tree(root), candidate, open_media[root])
 
         yield run
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from schemas.verdict import CandidateError
+from stages.storage import Tree
 
 HASHES = [f"{n:064x}" for n in range(0xA0, 0x100)]
 
@@ -41,7 +42,7 @@ def write_scene(
 def refused(ingest, load, root: Path) -> CandidateError:
     """What the only scene of the folder is refused with, by discovery or by loading."""
     reader = ingest("dl3dv")
-    (candidate,) = reader.discover(root)
+    (candidate,) = reader.discover(Tree(root))
     if candidate.error is not None:
         return CandidateError(*candidate.error)
     with pytest.raises(CandidateError) as caught:

@@ -6,6 +6,7 @@ import pytest
 
 from schemas.typed import RecipeError
 from schemas.verdict import CandidateError, Reason
+from stages.storage import Tree
 
 
 def ids(found) -> list[tuple[str, str | None, str | None]]:
@@ -19,7 +20,7 @@ def test_folder_in_natural_order_with_side_cars(tmp_path: Path, make_video, inge
     (tmp_path / "clip10.txt").write_text("  \n")
     (tmp_path / "notes.md").write_text("not a clip")
     reader = ingest("clips")
-    found = list(reader.discover(tmp_path))
+    found = list(reader.discover(Tree(tmp_path)))
     assert ids(found) == [
         ("clip2.mp4", "a dog", None),
         ("clip10.mp4", None, None),
@@ -33,8 +34,8 @@ def test_folder_in_natural_order_with_side_cars(tmp_path: Path, make_video, inge
 def test_glob_and_extensions(tmp_path: Path, make_video, ingest) -> None:
     for name in ("a/x.mp4", "a/y.mkv", "b/z.mp4"):
         make_video(tmp_path / name)
-    assert [each.candidate_id for each in ingest("clips", glob="a/*").discover(tmp_path)] == ["a/x.mp4", "a/y.mkv"]
-    assert [each.candidate_id for each in ingest("clips", extensions=[".mkv"]).discover(tmp_path)] == ["a/y.mkv"]
+    assert [each.candidate_id for each in ingest("clips", glob="a/*").discover(Tree(tmp_path))] == ["a/x.mp4", "a/y.mkv"]
+    assert [each.candidate_id for each in ingest("clips", extensions=[".mkv"]).discover(Tree(tmp_path))] == ["a/y.mkv"]
     for bad in ("../*", "/etc/*", ""):
         with pytest.raises(RecipeError, match="stay below"):
             ingest("clips", glob=bad)
@@ -55,7 +56,7 @@ def test_every_row_of_a_list_gets_its_own_verdict(tmp_path: Path, make_video, in
         'file_name,text\nb.mp4,\na.mp4,"first, of two"\n./a.mp4,again\na.mp4,once more\nmissing.mp4,x\n'
         f"../secret.mp4,x\n{outside},x\nlink.mp4,x\ndangling.mp4,x\nfolder.mp4,x\n,no name\n"
     )
-    found = list(ingest("clips", csv="list.csv").discover(root))
+    found = list(ingest("clips", csv="list.csv").discover(Tree(root)))
     assert ids(found) == [
         ("b.mp4", "side-car", None),
         ("a.mp4", "first, of two", None),
@@ -71,7 +72,7 @@ def test_every_row_of_a_list_gets_its_own_verdict(tmp_path: Path, make_video, in
     ]
     assert len({each.key for each in found}) == len(found)
     with pytest.raises(FileNotFoundError, match=r"other\.csv"):
-        list(ingest("clips", csv="other.csv").discover(root))
+        list(ingest("clips", csv="other.csv").discover(Tree(root)))
 
 
 def test_metadata_csv_gives_captions_and_rows_for_what_is_missing(tmp_path: Path, make_video, ingest) -> None:
@@ -79,7 +80,7 @@ def test_metadata_csv_gives_captions_and_rows_for_what_is_missing(tmp_path: Path
         make_video(tmp_path / name)
     (tmp_path / "b.txt").write_text("from the side-car")
     (tmp_path / "metadata.csv").write_bytes("\ufefffile_name,text\na.mp4,größer\nc.mp4,gone\na.mp4,twice\n".encode())
-    assert ids(ingest("clips").discover(tmp_path)) == [
+    assert ids(ingest("clips").discover(Tree(tmp_path))) == [
         ("a.mp4", "größer", None),
         ("a.mp4#2", "twice", "E_DUPLICATE"),
         ("b.mp4", "from the side-car", None),
@@ -97,13 +98,13 @@ def test_a_linked_folder_is_not_entered_and_a_name_that_is_not_utf8_is_a_row(tmp
         (root / "\udcff.mp4").write_bytes(b"x")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    assert ids(ingest("clips").discover(root)) == [("a.mp4", None, None), ("\\xff.mp4", None, "E_UNSAFE_PATH")]
+    assert ids(ingest("clips").discover(Tree(root))) == [("a.mp4", None, None), ("\\xff.mp4", None, "E_UNSAFE_PATH")]
 
 
 def test_what_is_no_video_fails_when_it_is_loaded(tmp_path: Path, ingest, load) -> None:
     (tmp_path / "a.mp4").write_bytes(b"hello")
     reader = ingest("clips")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     with pytest.raises(CandidateError) as caught:
         load(reader, tmp_path, candidate)
     assert caught.value.reason is Reason.E_OPEN
@@ -111,4 +112,4 @@ def test_what_is_no_video_fails_when_it_is_loaded(tmp_path: Path, ingest, load) 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path, ingest) -> None:
     with pytest.raises(ValueError, match="holds no clip"):
-        list(ingest("clips").discover(tmp_path))
+        list(ingest("clips").discover(Tree(tmp_path)))

@@ -19,6 +19,7 @@ from schemas.typed import RecipeError, build
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.davis import DavisOptions, mask_files
 from stages.perception.mask_files import read_mask
+from stages.storage import Tree
 from tests.e2e.output import Output, decoded, intact, run, tree, write_recipe
 
 FRAMES, SIZE = 5, (96, 64)
@@ -65,7 +66,7 @@ def listing(root: Path, **lists: str) -> None:
 
 def test_sequences_have_their_frames_masks_times_and_splits(studio: Path, ingest, load) -> None:
     reader = ingest("davis")
-    found = list(reader.discover(studio / "data"))
+    found = list(reader.discover(Tree(studio / "data")))
     assert [(each.candidate_id, each.split) for each in found] == [("plaza-01", "train"), ("plaza-02", "train"), ("plaza-03", "val")]
     for candidate in found:
         scene = load(reader, studio / "data", candidate)
@@ -79,9 +80,9 @@ def test_sequences_have_their_frames_masks_times_and_splits(studio: Path, ingest
 
 def test_a_changed_mask_is_another_candidate(studio: Path, ingest, tmp_path: Path) -> None:
     root = Path(shutil.copytree(studio / "data", tmp_path / "data"))
-    before = {each.candidate_id: each.identity() for each in ingest("davis").discover(root)}
+    before = {each.candidate_id: each.identity() for each in ingest("davis").discover(Tree(root))}
     os.utime(root / "Annotations/480p/plaza-02/00003.png", ns=(1, 1))
-    after = {each.candidate_id: each.identity() for each in ingest("davis").discover(root)}
+    after = {each.candidate_id: each.identity() for each in ingest("davis").discover(Tree(root))}
     assert [name for name in before if before[name] != after[name]] == ["plaza-02"]
 
 
@@ -91,18 +92,18 @@ def test_lists_of_both_releases_give_splits_and_what_is_missing(tmp_path: Path, 
     listing(root, ImageSets__480p__train="/JPEGImages/480p/surf/00000.jpg /Annotations/480p/surf/00000.png\n" * 3)
 
     def splits(**options: Any) -> dict[str, Any]:
-        return {each.candidate_id: each.split for each in ingest("davis", **options).discover(tmp_path)}
+        return {each.candidate_id: each.split for each in ingest("davis", **options).discover(Tree(tmp_path))}
 
     assert splits() == {"DAVIS/bear": "train", "DAVIS/bmx-trees": None, "DAVIS/goat": "val", "DAVIS/gone": "test", "DAVIS/surf": None}
     assert splits(sets="ImageSets/480p") == {"DAVIS/bear": None, "DAVIS/bmx-trees": None, "DAVIS/goat": None, "DAVIS/surf": "train"}
-    gone = [each for each in ingest("davis").discover(tmp_path) if each.error]
+    gone = [each for each in ingest("davis").discover(Tree(tmp_path)) if each.error]
     assert [(each.candidate_id, each.error[0]) for each in gone if each.error] == [("DAVIS/gone", Reason.NO_FOOTAGE)]
 
 
 def test_numbers_are_times_and_a_gap_stays_one(tmp_path: Path, ingest, load) -> None:
     sequences(tmp_path, "bear", numbers=(3, 4, 7))
     reader = ingest("davis", fps=10)
-    (candidate,) = reader.discover(tmp_path)
+    (candidate,) = reader.discover(Tree(tmp_path))
     (view,) = load(reader, tmp_path, candidate).views
     assert (view.index.pts_ns / 1e6).tolist() == [300, 400, 700]
 
@@ -113,7 +114,7 @@ def test_folders_may_be_named(tmp_path: Path, ingest) -> None:
     sequences(tmp_path, "bear", frames="mine/pictures", numbers=(0,))
 
     def frames(**options: Any) -> int:
-        (candidate,) = ingest("davis", **options).discover(tmp_path)
+        (candidate,) = ingest("davis", **options).discover(Tree(tmp_path))
         return len(candidate.views[0].media.files)
 
     assert (frames(), frames(frames="JPEGImages/Full-Resolution"), frames(frames="mine/pictures")) == (3, 2, 1)
@@ -124,13 +125,13 @@ def test_folders_may_be_named(tmp_path: Path, ingest) -> None:
 
 def test_what_is_no_davis_folder_or_no_list_is_refused(tmp_path: Path, ingest) -> None:
     with pytest.raises(ValueError, match="looked for JPEGImages/480p"):
-        list(ingest("davis").discover(tmp_path))
+        list(ingest("davis").discover(Tree(tmp_path)))
     sequences(tmp_path, "bear")
     with pytest.raises(FileNotFoundError, match="'ImageSets/2099'"):
-        list(ingest("davis", sets="ImageSets/2099").discover(tmp_path))
+        list(ingest("davis", sets="ImageSets/2099").discover(Tree(tmp_path)))
     listing(tmp_path, ImageSets__2017__train="bear\n..\n")
     with pytest.raises(ValueError, match="line 2 names no sequence"):
-        list(ingest("davis").discover(tmp_path))
+        list(ingest("davis").discover(Tree(tmp_path)))
 
 
 def test_a_folder_whose_name_is_no_text_or_that_cannot_be_listed_costs_one_sequence(
@@ -138,15 +139,15 @@ def test_a_folder_whose_name_is_no_text_or_that_cannot_be_listed_costs_one_seque
 ) -> None:
     sequences(tmp_path, "bear", "goat", "cafe")
     (tmp_path / "JPEGImages/480p/cafe").rename(tmp_path / "JPEGImages/480p" / os.fsdecode(b"caf\xe9"))
-    listdir = os.listdir
+    scandir = os.scandir
 
     def failing(path: Any) -> list[str]:
         if str(path).endswith("480p/goat"):
             raise OSError(5, "Input/output error")
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", failing)
-    found = {each.candidate_id: each.error and each.error[0] for each in ingest("davis").discover(tmp_path)}
+    monkeypatch.setattr(os, "scandir", failing)
+    found = {each.candidate_id: each.error and each.error[0] for each in ingest("davis").discover(Tree(tmp_path))}
     assert found == {"bear": None, "caf\\xe9": Reason.E_UNSAFE_PATH, "goat": Reason.E_IO}
 
 

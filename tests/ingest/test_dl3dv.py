@@ -17,6 +17,7 @@ from schemas.verdict import CandidateError, Reason
 from stages.ingest import ingests
 from stages.ingest.dl3dv import SHRINK
 from stages.media import Media
+from stages.storage import Tree
 from tests.e2e.output import Output, cameras, intact, nearest_frame, picture, run, tree
 from tests.ingest.dl3dv_scenes import HASHES, document, write_scene
 
@@ -33,7 +34,7 @@ def test_opengl_cameras_see_what_stands_before_them(tmp_path, ingest, load):
     """By hand: identity rotation at z = 5 looks at the origin; +x is right and +y is up, so y falls in pixels."""
     write_scene(tmp_path / HASHES[0])
     reader = ingest("dl3dv")
-    (candidate,) = reader.discover(tmp_path)
+    (candidate,) = reader.discover(Tree(tmp_path))
     (view,) = load(reader, tmp_path, candidate).views
     K = view.cameras.K[0]
     found = project(np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), view.cameras.c2w[0], K)
@@ -65,7 +66,7 @@ def scenes(made: Made) -> list[Scene]:
     cls = ingests()["dl3dv"]
     reader = cls(cls.Options())
     with Media(made.data, MediaLimits()) as media:
-        return [reader.load(made.data, candidate, media) for candidate in reader.discover(made.data)]
+        return [reader.load(Tree(made.data), candidate, media) for candidate in reader.discover(Tree(made.data))]
 
 
 def surface(known: dict[str, np.ndarray], frame: int) -> np.ndarray:
@@ -131,7 +132,7 @@ def test_intrinsics_go_with_the_pictures_that_are_there(tmp_path, ingest, load):
     full = np.array([[0.6 * 381, 0, 381 / 2], [0, 0.6 * 381, 213 / 2], [0, 0, 1]])
     ray = np.array([0.3, -0.2, 1.0])
     reader = ingest("dl3dv")
-    for candidate, (images, size, fits) in zip(reader.discover(tmp_path), SIZES, strict=True):
+    for candidate, (images, size, fits) in zip(reader.discover(Tree(tmp_path)), SIZES, strict=True):
         if not fits:
             with pytest.raises(CandidateError, match=f"381x213.*{size[0]}x{size[1]}.*expected") as caught:
                 load(reader, tmp_path, candidate)
@@ -150,7 +151,7 @@ def test_distortion_is_carried_and_goes_with_the_smaller_pictures(tmp_path, inge
     lens = {"k1": 0.05, "k2": -0.02, "p1": 0.001, "p2": -0.002}
     write_scene(tmp_path / HASHES[0], document() | lens)
     reader = ingest("dl3dv")
-    (candidate,) = reader.discover(tmp_path)
+    (candidate,) = reader.discover(Tree(tmp_path))
     scene = load(reader, tmp_path, candidate)
     track = scene.views[0].cameras
     assert track.distortion == (0.05, -0.02, 0.001, -0.002) and "not undistorted" in scene.notes["distortion"]
@@ -161,7 +162,7 @@ def test_distortion_is_carried_and_goes_with_the_smaller_pictures(tmp_path, inge
     small = cv2.projectPoints(points, still, still, track.K[0], np.array(track.distortion))[0][:, 0]
     assert small == pytest.approx(large / 4)
     (tmp_path / HASHES[0] / "transforms.json").write_text(json.dumps(document() | {"k1": 0.1, "k3": 0.01}))
-    (candidate,) = reader.discover(tmp_path)
+    (candidate,) = reader.discover(Tree(tmp_path))
     assert load(reader, tmp_path, candidate).views[0].cameras.distortion == (0.1, 0, 0, 0, 0.01)
 
 
@@ -169,7 +170,7 @@ def test_distortion_is_carried_and_goes_with_the_smaller_pictures(tmp_path, inge
 
 
 def ids(reader, root: Path) -> dict[str, str]:
-    return {each.candidate_id: str(each.error[0]) if each.error else str(each.attrs["images"]) for each in reader.discover(root)}
+    return {each.candidate_id: str(each.error[0]) if each.error else str(each.attrs["images"]) for each in reader.discover(Tree(root))}
 
 
 def test_scenes_are_found_in_batches_in_the_benchmark_and_unpacked_twice(tmp_path, ingest, load):
@@ -193,9 +194,9 @@ def test_scenes_are_found_in_batches_in_the_benchmark_and_unpacked_twice(tmp_pat
         f"DL3DV-ALL-960P/1K/{a}": "images_4", f"DL3DV-ALL-960P/2K/{b}": "images_8", c: "images_4", d: "images_4",
         e: "no_footage", f: "no_footage", "my own scene": "images_4",
     }  # fmt: skip
-    assert list(reader.discover(tmp_path)) == list(reader.discover(tmp_path))
+    assert list(reader.discover(Tree(tmp_path))) == list(reader.discover(Tree(tmp_path)))
     assert ids(reader, tmp_path / c) == {c: "images_4"} and ids(reader, tmp_path / "my own scene") == {"scene": "images_4"}
-    by_id = {each.candidate_id: each for each in reader.discover(tmp_path)}
+    by_id = {each.candidate_id: each for each in reader.discover(Tree(tmp_path))}
     assert "unpack it" in by_id[f].error[1]
     for name in (c, d):
         assert len(load(reader, tmp_path, by_id[name]).views[0].cameras) == 3
@@ -204,9 +205,9 @@ def test_scenes_are_found_in_batches_in_the_benchmark_and_unpacked_twice(tmp_pat
 def test_a_folder_without_scenes_says_what_was_looked_for(tmp_path, ingest):
     (tmp_path / "videos").mkdir()
     with pytest.raises(ValueError, match=r"no DL3DV scene.*transforms\.json"):
-        list(ingest("dl3dv").discover(tmp_path))
+        list(ingest("dl3dv").discover(Tree(tmp_path)))
     with pytest.raises(FileNotFoundError):
-        list(ingest("dl3dv").discover(tmp_path / "none"))
+        list(ingest("dl3dv").discover(Tree(tmp_path / "none")))
 
 
 def test_of_several_picture_folders_one_is_taken(tmp_path, ingest):
@@ -229,7 +230,7 @@ def test_pictures_made_jpeg_keep_their_poses_and_times_follow_numbers(tmp_path, 
         cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
         path.unlink()
     reader = ingest("dl3dv", fps=10.0)
-    (candidate,) = reader.discover(tmp_path)
+    (candidate,) = reader.discover(Tree(tmp_path))
     (view,) = load(reader, tmp_path, candidate).views
     assert [Path(file.path).name for file in view.media.files] == ["frame_00002.jpg", "frame_00010.jpg", "frame_00011.jpg"]
     assert view.index.pts_ns.tolist() == [200_000_000, 1_000_000_000, 1_100_000_000]
@@ -253,7 +254,7 @@ def test_scenes_of_the_list_are_left_out_unseen(name, text, tmp_path, ingest):
         write_scene(tmp_path / "1K" / HASHES[k])
     (tmp_path / "1K" / f"{HASHES[3]}.zip").write_bytes(b"")
     (tmp_path / name).write_text(text)
-    found = {each.candidate_id[3:]: each for each in ingest("dl3dv", exclude=name).discover(tmp_path)}
+    found = {each.candidate_id[3:]: each for each in ingest("dl3dv", exclude=name).discover(Tree(tmp_path))}
     assert {key for key, each in found.items() if each.error and each.error[0] is Reason.EXCLUDED} == {HASHES[1], HASHES[3]}
     assert not found[HASHES[1]].views and name in found[HASHES[1]].error[1]
     assert found[HASHES[0]].error is None and found[HASHES[2]].error is None
@@ -265,7 +266,7 @@ def test_a_list_that_excludes_nothing_is_refused(tmp_path, ingest):
     (tmp_path / "list.txt").write_text("scene one\n")
     for name in ("list.txt", "missing.txt", HASHES[0]):
         with pytest.raises(ValueError, match="exclude: "):
-            list(ingest("dl3dv", exclude=name).discover(tmp_path))
+            list(ingest("dl3dv", exclude=name).discover(Tree(tmp_path)))
 
 
 # Through the command

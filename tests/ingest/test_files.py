@@ -1,11 +1,12 @@
 """Many files of a folder are what each of them is on its own."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from schemas.verdict import CandidateError, Reason
-from stages.ingest.files import media_file, media_files
+from stages.ingest.files import media_file
+from stages.storage import Tree
 
 
 def test_many_files_are_what_each_is_on_its_own(tmp_path: Path) -> None:
@@ -15,12 +16,12 @@ def test_many_files_are_what_each_is_on_its_own(tmp_path: Path) -> None:
         (root / name).write_bytes(name.encode())
     (root / "a/link.png").symlink_to("../top.png")
     (root / "c").symlink_to("a")
-    paths = [root / name for name in ("top.png", "a/1.png", "a/2.png", "a/link.png", "b/ä.png", "c/1.png")]
-    found = media_files(root, paths)
-    assert found == [media_file(root, path) for path in paths]
+    paths = [PurePosixPath(name) for name in ("top.png", "a/1.png", "a/2.png", "a/link.png", "b/ä.png", "c/1.png")]
+    found = Tree(root).identify(paths)
+    assert found == [media_file(Tree(root), path) for path in paths]
     assert [each.path for each in found] == ["top.png", "a/1.png", "a/2.png", "a/link.png", "b/ä.png", "c/1.png"]
     (tmp_path / "linked").symlink_to(root)
-    assert media_files(tmp_path / "linked", [tmp_path / "linked/a/1.png"]) == [found[1]]
+    assert Tree(tmp_path / "linked").identify([PurePosixPath("a/1.png")]) == [found[1]]
 
 
 def test_nothing_outside_comes_in_with_many(tmp_path: Path) -> None:
@@ -38,5 +39,5 @@ def test_nothing_outside_comes_in_with_many(tmp_path: Path) -> None:
     }  # fmt: skip
     for name, reason in refused.items():
         with pytest.raises(CandidateError) as caught:
-            media_files(root, [root / name])
+            Tree(root).identify([PurePosixPath(name)])
         assert caught.value.reason is reason, name

@@ -11,6 +11,7 @@ import pytest
 
 from schemas.camera import from_unreal, look_at, relative_to
 from stages.ingest.syncamvideo import parse_matrix
+from stages.storage import Tree
 
 
 def vector(*parts: float) -> np.ndarray:
@@ -75,7 +76,7 @@ def test_v1_golden(tmp_path: Path, make_video, ingest, load) -> None:
     for name in cameras:
         make_video(tmp_path / "train" / "videos" / "scene1" / f"{name}.mp4", frames=3, size=(72, 48))
     reader = ingest("syncamvideo")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     scene = load(reader, tmp_path, candidate)
     tracks = {view.view_id: view.cameras for view in scene.views}
     E = relative_to(tracks["C_01_18mm"].c2w[0], tracks["C_03_18mm"].c2w[0])
@@ -100,7 +101,7 @@ def test_v2_golden(tmp_path: Path, make_video, ingest, load) -> None:
     for name in cameras:
         make_video(scene / "videos" / f"{name}.mp4", frames=4, size=(64, 64), fps=15)
     reader = ingest("syncamvideo")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     tracks = {view.view_id: view.cameras for view in load(reader, tmp_path, candidate).views}
 
     def relative(reference: str, other: str) -> np.ndarray:

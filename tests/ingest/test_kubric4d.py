@@ -20,6 +20,7 @@ from schemas.typed import RecipeError, build
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.kubric4d import Kubric4DOptions, parse_camera, rotations, split_of
 from stages.perception.depth_files import read_kubric4d
+from stages.storage import Tree
 from tests.e2e.output import Output, cameras, decoded, intact, run, tree, write_recipe
 
 VIEWS, FRAMES, SIZE = 6, 3, (96, 64)
@@ -49,7 +50,7 @@ def project(points: np.ndarray, c2w: np.ndarray, K: np.ndarray) -> np.ndarray:
 
 def test_known_points_of_space_are_where_the_pictures_show_them(studio: Path, ingest, load) -> None:
     reader = ingest("kubric4d")
-    candidates = list(reader.discover(studio / "data"))
+    candidates = list(reader.discover(Tree(studio / "data")))
     assert [(each.candidate_id, each.split) for each in candidates] == [("data/scn00000", "train"), ("data/scn02900", "test")]
     for candidate in candidates:
         scene, true = load(reader, studio / "data", candidate), truth(studio, Path(candidate.candidate_id).name)
@@ -86,7 +87,7 @@ def test_distances_become_depth_along_the_axis(studio: Path) -> None:
 def test_depth_of_one_view_falls_on_what_the_others_see(studio: Path, ingest, load) -> None:
     """Pixels of view 4, lifted by its own depth and camera, have that depth in view 5, or something nearer is before them."""
     reader = ingest("kubric4d", scenes="test20", views=[4, 5])
-    first = next(reader.discover(studio / "data"))
+    first = next(reader.discover(Tree(studio / "data")))
     four, five = (view.cameras for view in load(reader, studio / "data", first).views)
     true = truth(studio, "scn02900")
     z = true["depth"][4, 1]
@@ -155,51 +156,51 @@ def test_splits_follow_the_numbers() -> None:
 
 
 def test_a_list_names_the_scenes_and_what_is_missing_of_them(studio: Path, ingest) -> None:
-    found = list(ingest("kubric4d", scenes="test20").discover(studio / "data"))
+    found = list(ingest("kubric4d", scenes="test20").discover(Tree(studio / "data")))
     assert [each.candidate_id for each in found] == [f"data/scn029{k:02d}" for k in range(20)]
     assert found[0].error is None and all(each.error[0] is Reason.NO_FOOTAGE for each in found[1:])
     (studio / "data" / "mine.txt").write_text("scn00000\nscn00077\nscn00000\n")
-    found = list(ingest("kubric4d", scenes="mine.txt").discover(studio / "data"))
+    found = list(ingest("kubric4d", scenes="mine.txt").discover(Tree(studio / "data")))
     assert [(each.candidate_id, each.error is None) for each in found] == [("data/scn00000", True), ("data/scn00077", False)]
 
 
 def test_a_list_that_is_none_is_refused(studio: Path, ingest) -> None:
     with pytest.raises(FileNotFoundError, match="neither one of test20, test50, test100 nor a file"):
-        list(ingest("kubric4d", scenes="test21").discover(studio / "data"))
+        list(ingest("kubric4d", scenes="test21").discover(Tree(studio / "data")))
     (studio / "data" / "odd.txt").write_text("scn00000\n../scn00001\n")
     with pytest.raises(ValueError, match=r"lists '../scn00001'"):
-        list(ingest("kubric4d", scenes="odd.txt").discover(studio / "data"))
+        list(ingest("kubric4d", scenes="odd.txt").discover(Tree(studio / "data")))
     with pytest.raises(RecipeError, match="name each once"):
         build(Kubric4DOptions, {"views": [4, 4]}, "options")
 
 
 def test_views_are_chosen_by_number_and_in_that_order(studio: Path, ingest) -> None:
-    one, _ = ingest("kubric4d", views=[4, 2]).discover(studio / "data")
+    one, _ = ingest("kubric4d", views=[4, 2]).discover(Tree(studio / "data"))
     assert [view.view_id for view in one.views] == ["v4", "v2"] and set(one.sidecars) == {"v4", "v2"}
-    none, _ = ingest("kubric4d", views=[9]).discover(studio / "data")
+    none, _ = ingest("kubric4d", views=[9]).discover(Tree(studio / "data"))
     assert none.error == (Reason.NO_FOOTAGE, "data/scn00000 has no frames_p0_vN/rgba_NNNNN.png of the views [9]")
 
 
 @pytest.mark.parametrize(("inside", "ids"), [("data", "data/scn00000"), ("data/data", "scn00000"), (".", "data/data/scn00000")])
 def test_the_input_may_be_the_dataset_or_a_folder_around_it(studio: Path, ingest, inside: str, ids: str) -> None:
-    assert next(ingest("kubric4d").discover(studio / inside)).candidate_id == ids
+    assert next(ingest("kubric4d").discover(Tree(studio / inside))).candidate_id == ids
 
 
 def test_a_folder_that_cannot_be_listed_costs_one_scene(studio: Path, ingest, monkeypatch: pytest.MonkeyPatch) -> None:
-    listdir = os.listdir
+    scandir = os.scandir
 
     def failing(path: Any) -> list[str]:
         if str(path).endswith("scn00000/frames_p0_v3"):
             raise OSError(5, "Input/output error")
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", failing)
-    assert [each.error and each.error[0] for each in ingest("kubric4d").discover(studio / "data")] == [Reason.E_IO, None]
+    monkeypatch.setattr(os, "scandir", failing)
+    assert [each.error and each.error[0] for each in ingest("kubric4d").discover(Tree(studio / "data"))] == [Reason.E_IO, None]
 
 
 def test_another_folder_is_refused(tmp_path: Path, ingest) -> None:
     with pytest.raises(ValueError, match="looked for folders scnNNNNN"):
-        list(ingest("kubric4d").discover(tmp_path))
+        list(ingest("kubric4d").discover(Tree(tmp_path)))
 
 
 # Through the command, with faults

@@ -10,6 +10,7 @@ from schemas.camera import CameraTrack, relative_to
 from schemas.recipe import MediaLimits
 from stages.ingest.realestate10k import normalised_track, parse_trajectory
 from stages.media import Media
+from stages.storage import Tree
 
 
 def project(track: CameraTrack, points: np.ndarray) -> np.ndarray:
@@ -29,7 +30,7 @@ def recording(real_data: Path) -> Path:
 def test_qualisys_recording_as_it_is(recording: Path, ingest, load) -> None:
     """Four cameras around a person on a treadmill: they look inward and downward at one point, from above head height."""
     reader = ingest("rig")
-    [candidate] = reader.discover(recording)
+    [candidate] = reader.discover(Tree(recording))
     scene = load(reader, recording, candidate)
     assert [(view.view_id, len(view.index), view.index.width) for view in scene.views] == [
         ("cam01", 100, 1080), ("cam02", 100, 1080), ("cam03", 100, 1088), ("cam04", 100, 1088),
@@ -49,7 +50,7 @@ def test_qualisys_recording_as_it_is(recording: Path, ingest, load) -> None:
 def test_the_person_walks_where_the_cameras_say(recording: Path, ingest, load) -> None:
     """The same teal cap, found by its colour in each picture, is seen by all four cameras at one point at head height."""
     reader = ingest("rig")
-    [candidate] = reader.discover(recording)
+    [candidate] = reader.discover(Tree(recording))
     scene = load(reader, recording, candidate)
     equations, seen = [], []
     with Media(recording, MediaLimits()) as media:
@@ -80,7 +81,7 @@ def test_multicam_cameras_coincide_at_frame_0(real_data: Path, tmp_path: Path, m
     for i in range(1, 11):
         make_video(scene_folder / "videos" / f"cam{i:02d}.mp4", frames=81, size=(64, 64), fps=15)
     reader = ingest("syncamvideo")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     tracks = {view.view_id: view.cameras for view in load(reader, tmp_path, candidate).views}
     first = tracks["cam01"]
     assert first.c2w[0, :3, 3].tolist() == pytest.approx([33.90, -13.80, 2.40])

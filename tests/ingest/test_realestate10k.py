@@ -10,6 +10,7 @@ import pytest
 from schemas.camera import look_at
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.realestate10k import match_times, parse_trajectory, video_id
+from stages.storage import Tree
 
 FX, FY = 0.5, 0.5 * 16 / 9  # square pixels on 16:9
 
@@ -44,7 +45,7 @@ def test_video_named_by_the_youtube_id_is_matched_on_its_own_clock(tmp_path: Pat
     write(tmp_path / "test" / "cccc.txt", trajectory([0], youtube="-aldZQifF2U"))
     make_video(tmp_path / "videos" / "QShWPZxTDoE.mp4", frames=20, size=(96, 54), fps=30)
     reader = ingest("realestate10k")
-    found = list(reader.discover(tmp_path))
+    found = list(reader.discover(Tree(tmp_path)))
     assert [(each.candidate_id, each.split) for each in found] == [("train/aaaa", "train"), ("train/bbbb", "train"), ("test/cccc", "test")]
     assert [each.attrs["video_id"] for each in found] == ["QShWPZxTDoE", "QShWPZxTDoE", "-aldZQifF2U"]
     assert found[2].error is not None and found[2].error[0] is Reason.NO_FOOTAGE
@@ -64,7 +65,7 @@ def test_video_named_by_the_clip_starts_with_the_first_camera(tmp_path: Path, ma
     make_video(tmp_path / "videos" / "aaaa.mp4", frames=5, size=(96, 54), first=7)
     make_video(tmp_path / "videos" / "QShWPZxTDoE.mp4", frames=2, size=(96, 54))
     reader = ingest("realestate10k")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     assert (candidate.candidate_id, candidate.split, candidate.attrs["footage"]) == ("aaaa", None, "video named by the clip")
     [view] = load(reader, tmp_path, candidate).views
     assert view.camera_frames.tolist() == [0, 2, 3]
@@ -79,20 +80,20 @@ def test_extracted_frames(tmp_path: Path, ingest, load) -> None:
     for time in (*times, 950000):
         cv2.imwrite(str(folder / f"{time}.jpg"), np.full((54, 96, 3), 90, np.uint8))
     reader = ingest("realestate10k")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     assert [file.path[-11:] for file in candidate.views[0].media.files] == ["/900000.jpg", "/950000.jpg", "1000000.jpg", "1100000.jpg"]
     [view] = load(reader, tmp_path, candidate).views
     assert view.camera_frames.tolist() == [0, 2, 3]
     assert view.index.pts_ns.tolist() == [900_000_000, 950_000_000, 1_000_000_000, 1_100_000_000]
 
     (folder / "1000000.jpg").unlink()
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     with pytest.raises(CandidateError, match=r"1 of 3 camera times .* camera 1 at 1.000000 s") as caught:
         load(reader, tmp_path, candidate)
     assert caught.value.reason is Reason.E_FRAMECOUNT
 
     (folder / "first.jpg").write_bytes(b"")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     assert candidate.error is not None and candidate.error[0] is Reason.E_PTS
 
 
@@ -116,7 +117,7 @@ def test_torch_chunks(tmp_path: Path, ingest, load) -> None:
     (folder / "000002.torch").write_bytes(b"this is no chunk")
     torch.save({"not": "a list"}, folder / "000003.torch")
     reader = ingest("realestate10k")
-    found = list(reader.discover(tmp_path))
+    found = list(reader.discover(Tree(tmp_path)))
     assert [(each.candidate_id, each.error and str(each.error[0])) for each in found] == [
         ("train/aaaa", None),
         ("train/empty", None),
@@ -143,7 +144,7 @@ def test_chunk_keys_that_are_no_text_are_spelled_out(tmp_path: Path, ingest) -> 
     torch = pytest.importorskip("torch")
     (tmp_path / "test").mkdir()
     torch.save([{"key": "a\ud800"}, {"key": "\udcff"}, {"key": "a\\ud800"}], tmp_path / "test" / "000000.torch")
-    found = list(ingest("realestate10k").discover(tmp_path))
+    found = list(ingest("realestate10k").discover(Tree(tmp_path)))
     assert [each.candidate_id for each in found] == ["test/a\\ud800", "test/\\xff", "test/a\\ud800#2"]
     assert [each.error and each.error[0] for each in found] == [None, None, Reason.E_DUPLICATE]
     for each in found:
@@ -162,7 +163,7 @@ def test_frames_of_another_shape_than_square_pixels_imply(tmp_path, make_video, 
     write(tmp_path / "aaaa.txt", trajectory(at([0, 1])))
     make_video(tmp_path / "videos" / "aaaa.mp4", frames=2, size=(96, 72))
     reader = ingest("realestate10k", aspect_rule=rule)
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     scene = load(reader, tmp_path, candidate)
     K = scene.views[0].cameras.K[0]
     assert [K[0, 0], K[1, 1], K[0, 2], K[1, 2]] == pytest.approx(expected)
@@ -192,7 +193,7 @@ def test_nan_pose_and_missing_url_are_one_row_each(tmp_path: Path, make_video, i
     write(tmp_path / "train" / "bbbb.txt", "no url\n")
     make_video(tmp_path / "videos" / "train" / "aaaa.mp4", frames=2)
     reader = ingest("realestate10k")
-    first, second = reader.discover(tmp_path)
+    first, second = reader.discover(Tree(tmp_path))
     with pytest.raises(CandidateError, match="NaN") as caught:
         load(reader, tmp_path, first)
     assert caught.value.reason is Reason.E_CAMERA

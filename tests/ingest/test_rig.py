@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.camera import look_at
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.files import printable
+from stages.storage import Tree
 
 EYES = {"left": (-1.5, -4.0, 1.2), "right": (2.0, -3.0, 1.5)}
 TARGET = (0.0, 0.0, 1.0)
@@ -42,7 +43,7 @@ def scene(tmp_path: Path, make_video):
 
 
 def load_only(reader, root, load):
-    [candidate] = reader.discover(root)
+    [candidate] = reader.discover(Tree(root))
     return load(reader, root, candidate)
 
 
@@ -93,7 +94,7 @@ def test_several_scenes_in_natural_order_and_their_verdicts(tmp_path: Path, scen
     (tmp_path / "take12").mkdir()
     (tmp_path / "take12" / "cameras.json").write_text(json.dumps(rig()))
     (tmp_path / "notes").mkdir()
-    found = list(ingest("rig").discover(tmp_path))
+    found = list(ingest("rig").discover(Tree(tmp_path)))
     assert [(each.candidate_id, each.error and each.error[0]) for each in found] == [
         ("take9", None),
         ("take10", None),
@@ -101,7 +102,7 @@ def test_several_scenes_in_natural_order_and_their_verdicts(tmp_path: Path, scen
         ("take12", Reason.NO_FOOTAGE),
     ]
     with pytest.raises(ValueError, match="holds no rig"):
-        list(ingest("rig").discover(tmp_path / "notes"))
+        list(ingest("rig").discover(Tree(tmp_path / "notes")))
 
 
 @pytest.mark.parametrize(

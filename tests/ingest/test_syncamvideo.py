@@ -7,6 +7,7 @@ import pytest
 
 from schemas.verdict import CandidateError, Reason
 from stages.ingest.syncamvideo import parse_matrix
+from stages.storage import Tree
 
 STATIC = "[1 0 0 0] [-0 1 0 0] [0 -0 1 0] [3390 1380 240 1] "
 SIDE = "[0 1 0 0] [-1 0 0 0] [0 0 1 0] [3.0e2 0 1e1 1]"
@@ -65,7 +66,7 @@ def test_published_layouts_in_natural_order(tmp_path: Path, make_video, v2_scene
     v2_scene(multi / "train" / "f35_aperture2.4" / "scene7")
     write_json(multi / "val" / "10basic_trajectories" / "cameras" / "camera_extrinsics.json", {"frame0": {"cam01": STATIC}})
 
-    found = list(ingest("syncamvideo").discover(tmp_path))
+    found = list(ingest("syncamvideo").discover(Tree(tmp_path)))
     assert [(each.candidate_id, each.split, each.error and each.error[0]) for each in found] == [
         ("MultiCamVideo-Dataset/train/f18_aperture10/scene1", "train", None),
         ("MultiCamVideo-Dataset/train/f35_aperture2.4/scene7", "train", None),
@@ -79,7 +80,7 @@ def test_published_layouts_in_natural_order(tmp_path: Path, make_video, v2_scene
         ("SynCamVideo-Dataset/train/f24_aperture5/scene1", "train", None),
         ("SynCamVideo-Dataset/val/basic", "val", None),
     ]
-    assert [each.candidate_id for each in ingest("syncamvideo").discover(v2)] == ["train/f24_aperture5/scene1", "val/basic"]
+    assert [each.candidate_id for each in ingest("syncamvideo").discover(Tree(v2))] == ["train/f24_aperture5/scene1", "val/basic"]
     assert len({each.key for each in found}) == len(found)
 
 
@@ -87,7 +88,7 @@ def test_moving_cameras_follow_the_frames_and_the_lens_follows_the_folder(tmp_pa
     moving = {f"frame{i}": {"cam01": f"[1 0 0 0] [0 1 0 0] [0 0 1 0] [{100 * i} 200 300 1]", "cam02": SIDE} for i in range(12)}
     v2_scene(tmp_path / "train" / "f50_aperture2.4" / "scene1", frames=12, cameras=moving)
     reader = ingest("syncamvideo")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     scene = load(reader, tmp_path, candidate)
     camera = scene.views[0].cameras
     assert camera.c2w[:, 0, 3].tolist() == list(range(12))  # metres; frame10 after frame9, not after frame1
@@ -109,7 +110,7 @@ def test_v1_intrinsics_for_the_frames_that_are_there(tmp_path, make_video, inges
     make_video(tmp_path / "train" / "videos" / "scene1" / "a.mp4", size=size)
     write_json(tmp_path / "train" / "cameras" / "scene1" / "a.json", {"a_18mm": STATIC})
     reader = ingest("syncamvideo", size_rule=rule)
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     scene = load(reader, tmp_path, candidate)
     K = scene.views[0].cameras.K
     assert len(K) == 3  # one static camera, repeated for every frame
@@ -121,7 +122,7 @@ def test_v1_intrinsics_for_the_frames_that_are_there(tmp_path, make_video, inges
 def test_aspect_change_is_refused_when_the_rule_says_so(tmp_path: Path, v2_scene, ingest, load) -> None:
     v2_scene(tmp_path / "train" / "f24_aperture5" / "scene1", size=(64, 48))
     reader = ingest("syncamvideo", size_rule="refuse")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     with pytest.raises(CandidateError, match="1280x1280, frames are 64x48") as caught:
         load(reader, tmp_path, candidate)
     assert caught.value.reason is Reason.E_CAMERA
@@ -151,7 +152,7 @@ def spoiled(**changes: object) -> dict:
 def test_bad_cameras_have_their_own_code(tmp_path, v2_scene, ingest, load, cameras, reason, said) -> None:
     v2_scene(tmp_path / "train" / "f24_aperture5" / "scene1", cameras=cameras)
     reader = ingest("syncamvideo")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     with pytest.raises(CandidateError, match=said) as caught:
         load(reader, tmp_path, candidate)
     assert caught.value.reason is reason
@@ -162,7 +163,7 @@ def test_broken_camera_file(tmp_path: Path, v2_scene, ingest, load, text: str) -
     scene = v2_scene(tmp_path / "train" / "f24_aperture5" / "scene1")
     (scene / "cameras" / "camera_extrinsics.json").write_bytes(text.encode("latin-1"))
     reader = ingest("syncamvideo")
-    [candidate] = reader.discover(tmp_path)
+    [candidate] = reader.discover(Tree(tmp_path))
     with pytest.raises(CandidateError) as caught:
         load(reader, tmp_path, candidate)
     assert caught.value.reason is Reason.E_CAMERA
@@ -175,7 +176,7 @@ def test_missing_camera_file_and_foreign_links_are_rows(tmp_path: Path, v2_scene
     linked = v2_scene(root / "train" / "f24_aperture5" / "scene2")
     (linked / "videos" / "cam01.mp4").unlink()
     (linked / "videos" / "cam01.mp4").symlink_to(outside / "videos" / "cam01.mp4")
-    found = list(ingest("syncamvideo").discover(root))
+    found = list(ingest("syncamvideo").discover(Tree(root)))
     assert [each.error[0] for each in found] == [Reason.E_CAMERA, Reason.E_UNSAFE_PATH]
 
 
@@ -189,18 +190,18 @@ def test_captions_of_a_scene(tmp_path: Path, v2_scene, ingest) -> None:
         "f24_aperture5/scene2/videos/cam01.mp4,one view\n"
         "f24_aperture5/scene2,the scene\n"
     )
-    assert [each.caption for each in ingest("syncamvideo").discover(tmp_path)] == ["a fox, running", "the scene", None]
+    assert [each.caption for each in ingest("syncamvideo").discover(Tree(tmp_path))] == ["a fox, running", "the scene", None]
 
 
 def test_a_caption_file_without_its_columns_stops_the_run(tmp_path: Path, v2_scene, ingest) -> None:
     v2_scene(tmp_path / "train" / "f24_aperture5" / "scene1")
     (tmp_path / "metadata.csv").write_text("path,caption\na,b\n")
     with pytest.raises(ValueError, match="file_name,text"):
-        list(ingest("syncamvideo").discover(tmp_path))
+        list(ingest("syncamvideo").discover(Tree(tmp_path)))
 
 
 def test_a_folder_that_is_something_else(tmp_path: Path, ingest) -> None:
     with pytest.raises(ValueError, match="no SynCamVideo"):
-        list(ingest("syncamvideo").discover(tmp_path))
+        list(ingest("syncamvideo").discover(Tree(tmp_path)))
     with pytest.raises(FileNotFoundError):
-        list(ingest("syncamvideo").discover(tmp_path / "missing"))
+        list(ingest("syncamvideo").discover(Tree(tmp_path / "missing")))

@@ -131,7 +131,7 @@ def test_chunks(tmp_path: Path, media: Media) -> None:
     assert index.pts_ns.tolist() == (made[1]["timestamps"].numpy() * 1000).tolist()
     assert [torture.number_of(frame) for frame in media.frames(ref, index, [5, 0])] == [105, 100]
     assert media.image(ref, index, 3, "jpg") == made[1]["images"][3].numpy().tobytes()
-    [first, second] = media.run("stages.media.chunks:chunk_scenes", str(media.path("000000.torch")))
+    [first, second] = media.run("stages.media.chunks:chunk_scenes", str(media.local([MediaFile("000000.torch", 0, 0)])[0]))
     assert (first["key"], second["url"], second["n_images"]) == ("scene0", "https://video.example/1", 6)
     assert (second["cameras"] == made[1]["cameras"].numpy()).all()
 

@@ -138,8 +138,8 @@ def test_pictures_are_looked_for_once_and_only_those_that_are_needed(
     looked_for: list[str] = []
     with Media(tmp_path, MediaLimits()) as media:
         index = media.index(ref)
-        whole = Media.path
-        monkeypatch.setattr(Media, "path", lambda self, relative: looked_for.append(relative) or whole(self, relative))
+        whole = Media.local
+        monkeypatch.setattr(Media, "local", lambda self, files: looked_for.extend(file.path for file in files) or whole(self, files))
         monkeypatch.setattr("stages.media._CHUNK_FRAMES", 2)
         wanted = list(range(4, 24))
         assert [torture.number_of(large) for [large] in media.stream(ref, index, wanted)] == wanted

@@ -62,8 +62,9 @@ def studio_clip(media: Media, name: str) -> tuple[Any, CameraTrack, Scene]:
     world = plaza(4)
     K = intrinsics(90, 90, SIZE[0] / 2, SIZE[1] / 2, FRAMES)
     camera = CameraTrack(dolly(np.random.default_rng(2), FRAMES), K, *SIZE, "metres")
-    write_mp4(media.root / f"{name}.mp4", (paint(world, t / 24, camera.c2w[t], K[t], SIZE) for t in range(FRAMES)), Fraction(24))
-    about = (media.root / f"{name}.mp4").stat()
+    path = Path(media.tree.location) / f"{name}.mp4"
+    write_mp4(path, (paint(world, t / 24, camera.c2w[t], K[t], SIZE) for t in range(FRAMES)), Fraction(24))
+    about = path.stat()
     ref = MediaRef("video", (MediaFile(f"{name}.mp4", about.st_size, about.st_mtime_ns),))
     views = (SceneView("cam", ref, media.index(ref), camera, np.arange(FRAMES)),)
     return world, camera, Scene(Candidate("clips", f"{name}.mp4", "video", (View("cam", ref),)), views)

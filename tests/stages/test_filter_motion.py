@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -144,7 +144,7 @@ def test_through_the_decoder(clips: dict[int, list[Image]], tmp_path: Path) -> N
 
 
 def scene_of_file(media: Media, *names: str) -> Scene:
-    files = tuple(MediaFile(name, (media.root / name).stat().st_size, (media.root / name).stat().st_mtime_ns) for name in names)
+    files = tuple(media.tree.identify(PurePosixPath(name) for name in names))
     times = tuple(k * 40_000_000 for k in range(len(names))) if len(names) > 1 else ()
     ref = MediaRef("images" if times else "video", files, pts_ns=times)
     return Scene(Candidate("clips", "x", "video", (View("cam", ref),)), (SceneView("cam", ref, media.index(ref)),))

@@ -33,7 +33,7 @@ def film(seed: int, frames: int = 24, size: tuple[int, int] = (160, 96)) -> Film
 def scene_of(media: Media, *names: str) -> Scene:
     views = []
     for name in names:
-        status = (media.root / name).stat()
+        status = (Path(media.tree.location) / name).stat()
         ref = MediaRef("video", (MediaFile(name, status.st_size, status.st_mtime_ns),))
         views.append(SceneView(name.replace(".", "-"), ref, media.index(ref)))
     listed = tuple(View(view.view_id, view.media) for view in views)

@@ -133,7 +133,7 @@ def test_even_one_that_ends_by_no_exception_costs_the_others_nothing(clip: Scene
 
 
 def test_frames_that_cannot_be_decoded_are_everyones_error(clip: Scene, media: Media) -> None:
-    path = media.path(clip.views[0].media.files[0].path)
+    [path] = media.local(clip.views[0].media.files)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     found = watch([Mean(), Mean(frames=(39,))], item(clip), media)
     assert all(isinstance(each, CandidateError) for each in found), found

@@ -14,6 +14,7 @@ from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
 from stages.ingest import ingests
 from stages.media import Media
+from stages.storage import Tree
 
 SMALL = {"scenes": 1, "frames": 6, "size": (64, 48)}
 
@@ -30,11 +31,11 @@ def load_all(name: str, folder: Path):
     found = ingests()[name]
     ingest = found(found.Options())
     with Media(folder, MediaLimits()) as media:
-        for candidate in ingest.discover(folder):
+        for candidate in ingest.discover(Tree(folder)):
             if candidate.error:
                 yield candidate, None, None
                 continue
-            scene = ingest.load(folder, candidate, media)
+            scene = ingest.load(Tree(folder), candidate, media)
             view = scene.views[0]
             ends = [int(view.camera_frames[0]), int(view.camera_frames[-1])]
             yield candidate, scene, media.frames(view.media, view.index, ends).astype(int)
@@ -133,7 +134,7 @@ def test_good_clips_open_and_bad_ones_have_their_faults(tmp_path):
     write_layout("clips", tmp_path / "clips", scenes=4, frames=24, size=(96, 54))
     pictures = {}
     with Media(tmp_path / "clips", MediaLimits()) as media:
-        for candidate in ingests()["clips"](ingests()["clips"].Options()).discover(tmp_path / "clips"):
+        for candidate in ingests()["clips"](ingests()["clips"].Options()).discover(Tree(tmp_path / "clips")):
             media_ref, name = candidate.views[0].media, Path(candidate.candidate_id).stem
             assert bool(candidate.caption) == (name not in ("bad_truncated", "bad_not-a-video"))
             try:

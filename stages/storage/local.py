@@ -1,0 +1,82 @@
+"""An input in a folder of this machine. Links are followed where they stay below the folder; nothing is copied."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from schemas.candidate import MediaFile
+from schemas.verdict import CandidateError, Reason
+from stages.storage.entry import Entry, Kind
+from stages.storage.paths import printable, resolve, storage_error
+
+
+class LocalStore:
+    """Names are relative to `root` with POSIX separators; "." is the root itself, which may be a file (an archive)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """What lies directly below. Raises OSError."""
+        with os.scandir(self.root / folder) as found:
+            for each in found:
+                yield Entry(each.name, _is_folder(each), each.is_symlink())
+
+    def kind(self, name: str) -> Kind | None:
+        """Links are followed; None where nothing is there, or a link leads nowhere."""
+        path = self.root / name
+        return "folder" if os.path.isdir(path) else "file" if os.path.exists(path) else None
+
+    def identify(self, names: Iterable[str]) -> list[MediaFile]:
+        """Plain files in a folder that lies below the root need no look at their whole path: the folder is followed once (a
+        scene has hundreds of pictures, a dataset ten thousand scenes). Raises CandidateError for the first bad one.
+        """
+        base = os.path.realpath(self.root)
+        inside: dict[str, bool] = {}  # folder -> whether it lies below the root
+        found = []
+        for name in names:
+            folder, _, last = name.rpartition("/")
+            if folder not in inside:
+                whole = os.path.join(self.root, folder)
+                below = os.path.commonpath([base, os.path.realpath(whole)]) == base and ".." not in PurePosixPath(folder).parts
+                inside[folder] = below and not os.path.isabs(name) and printable(folder) == folder
+            try:
+                status = os.lstat(os.path.join(self.root, name)) if inside[folder] and last.isascii() else None
+            except (OSError, ValueError):
+                status = None  # _identify says what is wrong with it
+            if status is None or not stat.S_ISREG(status.st_mode):
+                found.append(self._identify(name))
+            else:
+                found.append(MediaFile(name, status.st_size, status.st_mtime_ns))
+        return found
+
+    def _identify(self, name: str) -> MediaFile:
+        if printable(name) != name:
+            raise CandidateError(Reason.E_UNSAFE_PATH, f"the file name {printable(name)!r} is not UTF-8; rename it")
+        inside = not os.path.isabs(name) and ".." not in PurePosixPath(name).parts and "\0" not in name
+        if inside and not os.path.exists(self.root / name):
+            what = "is a link to nothing" if os.path.islink(self.root / name) else "is not in the input folder"
+            raise CandidateError(Reason.NO_FOOTAGE, f"{name!r} {what}")
+        found = resolve(self.root, name).stat()
+        return MediaFile(name, found.st_size, found.st_mtime_ns)
+
+    def locate(self, name: str) -> Path:
+        """The plain file's absolute path. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN)."""
+        return Path(os.path.realpath(self.root)) if name == "." else resolve(self.root, name)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # identify says what is wrong with it
+
+
+def read_file(path: Path, name: str, most: int) -> bytes:
+    """At most `most` bytes from the start. Raises CandidateError (E_IO, E_OPEN)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise storage_error(error, name) from error
