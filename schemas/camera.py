@@ -17,10 +17,34 @@ from numpy.typing import ArrayLike, NDArray
 from schemas.verdict import CandidateError, Reason
 
 Scale = Literal["metres", "arbitrary"]
+LensModel = Literal["opencv", "fisheye"]
 Array = NDArray[np.float64]
 
 # Published files are rounded to about six digits; anything worse is not a rotation.
 ROTATION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Lens:
+    """What distorts the pictures of a view: K as fx, fy, cx, cy in pixels of width x height (centres at integer + 0.5), and coefficients.
+
+    opencv: k1, k2, p1, p2[, k3] in OpenCV's order. fisheye: k1, k2, k3, k4 of OpenCV's fisheye model, which COLMAP and nerfstudio call
+    OPENCV_FISHEYE.
+    """
+
+    model: LensModel
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...]
+    width: int
+    height: int
+
+    def scaled(self, width: int, height: int) -> "Lens":
+        """The lens of the same pictures resized to width x height."""
+        across, down = width / self.width, height / self.height
+        return Lens(self.model, self.fx * across, self.fy * down, self.cx * across, self.cy * down, self.distortion, width, height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +53,8 @@ class CameraTrack:
 
     c2w [T,4,4]: camera-to-world, OpenCV axes, right-handed world. K [T,3,3]: pixels of a width x height image, pixel
     centres at integer + 0.5 (the image spans [0,width] x [0,height]).
-    distortion: OpenCV order (k1, k2, p1, p2[, k3]), or empty for a pinhole.
+    distortion: OpenCV order (k1, k2, p1, p2[, k3]), or empty for a pinhole; k1..k4 where the model is "fisheye", which is there only
+    until an ingest undistorts the view or refuses it.
     up [3]: unit vector against gravity in the world, where the source knows it.
     centre [3]: the point the cameras look at, where the source knows it.
     """
@@ -43,6 +68,7 @@ class CameraTrack:
     up: tuple[float, float, float] | None = None
     azimuth_sign: int = 1
     centre: tuple[float, float, float] | None = None
+    model: LensModel = "opencv"
 
     def __post_init__(self) -> None:
         c2w, K = np.asarray(self.c2w, np.float64), np.asarray(self.K, np.float64)

@@ -157,6 +157,10 @@ class KnownDepth(Scorer):
         arrays: dict[str, NDArray[Any]] = {}
         for number, ((position, _), frames) in enumerate(zip(selection, chosen, strict=True)):
             view = item.scene.views[position]
+            if view.media.lens is not None:
+                raise CandidateError(
+                    Reason.E_CAMERA, f"view {view.view_id!r} is undistorted, its depth files are not; set undistort to false"
+                )
             paths, size = self._paths(item, view, frames), (view.index.width, view.index.height)
             asked = (self.config.layout, paths, frames.tolist(), len(view.index), view.view_id, size, self.config.height, media.limits)
             found = media.run("stages.perception.depth_files:known_maps", *asked)

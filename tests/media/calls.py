@@ -20,6 +20,11 @@ def shapes(frames: Iterator[np.ndarray], factor: int = 1) -> list[list[int]]:
     return [[size * factor for size in frame.shape] for frame in frames]
 
 
+def pixels(frames: Iterator[np.ndarray]) -> list[np.ndarray]:
+    """The frames themselves."""
+    return list(frames)
+
+
 def first_mean(frames: Iterator[np.ndarray]) -> float:
     """Looks at the first frame only."""
     return float(next(frames).mean())

@@ -19,7 +19,7 @@ from pipeline.studio.trajectories import dolly
 from pipeline.studio.truth import tracks
 from pipeline.studio.video import write_mp4
 from pipeline.studio.worlds import plaza
-from schemas.camera import CameraTrack, intrinsics
+from schemas.camera import CameraTrack, Lens, intrinsics
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
 from schemas.frames import Scene, SceneView
 from schemas.recipe import parse_recipe
@@ -125,6 +125,15 @@ def test_maps_of_another_picture_are_refused(media: Media, make_scene: MakeScene
     np.savez(tmp_path / "cam0.npz", depth=np.ones((3, 10, 10)))
     with pytest.raises(CandidateError, match="are 10x10, its frames 640x360"):
         known(files=str(tmp_path)).score(whole(make_scene(frames=3)), media)
+
+
+def test_maps_of_pictures_that_are_undistorted_are_refused(media: Media, make_scene: MakeScene, tmp_path: Path) -> None:
+    np.savez(tmp_path / "cam0.npz", depth=np.ones((3, 9, 16)))
+    scene = make_scene(frames=3)
+    (view,) = scene.views
+    lens = Lens("opencv", 500.0, 500.0, 320.0, 180.0, (0.1, 0.0, 0.0, 0.0), 640, 360)
+    with pytest.raises(CandidateError, match="is undistorted, its depth files are not"):
+        known(files=str(tmp_path)).score(whole(replace(scene, views=(replace(view, media=replace(view.media, lens=lens)),))), media)
 
 
 def test_kubric_4d_is_read_from_its_own_folder(media: Media, make_scene: MakeScene, tmp_path: Path) -> None:
