@@ -122,18 +122,21 @@ def run(
     *,
     on_done: Callable[[AnyWork, Any, int], None],
     on_failed: Callable[[AnyWork, Outcome], None],
+    on_lost: Callable[[AnyWork, Outcome], None] = lambda work, outcome: None,
     stop: threading.Event | None = None,
     max_in_flight: int | None = None,
     policy: Policy | None = None,
+    sees: tuple[tuple[str, ...], ...] = (),
 ) -> Summary:
     """Bring every work to its end. Works are taken one by one, as there is room for them.
 
     on_done gets the work, the value its task returned, and how many attempts at the whole it took; on_failed gets the
-    last outcome. Both run in the calling thread, between tasks; what they raise ends the run. Once `stop` is set no
-    task is started, those in flight have `policy.grace_s` to end, and what is left is abandoned: the caller closes the
-    executor, and a later run does those works. At most `max_in_flight` tasks (default: executor.slots) run at a time.
+    last outcome, on_lost one that is followed by another attempt. All run in the calling thread, between tasks; what they
+    raise ends the run. Once `stop` is set no task is started, those in flight have `policy.grace_s` to end, and what is left
+    is abandoned: the caller closes the executor, and a later run does those works. At most `max_in_flight` tasks (default:
+    executor.slots) run at a time; nothing is kept of a work that is over. `sees` goes into every task (executors.Task).
     """
-    loop = _Loop(executor, iter(works), on_done, on_failed, max_in_flight, policy or Policy())
+    loop = _Loop(executor, iter(works), on_done, on_failed, on_lost, max_in_flight, policy or Policy(), sees)
     return loop.run(stop or threading.Event())
 
 
@@ -144,11 +147,14 @@ class _Loop:
         works: Iterator[Any],
         on_done: Callable[[Any, Any, int], None],
         on_failed: Callable[[Any, Outcome], None],
+        on_lost: Callable[[Any, Outcome], None],
         max_in_flight: int | None,
         policy: Policy,
+        sees: tuple[tuple[str, ...], ...],
     ) -> None:
-        self.executor, self.works, self.on_done, self.on_failed = executor, works, on_done, on_failed
-        self.max_in_flight, self.policy = max_in_flight, policy
+        self.executor, self.works = executor, works
+        self.on_done, self.on_failed, self.on_lost = on_done, on_failed, on_lost
+        self.max_in_flight, self.policy, self.sees = max_in_flight, policy, sees
         self.queue: list[tuple[float, int, _Job]] = []  # heap by the time at which a job is due
         self.order = itertools.count()
         self.flying: dict[str, _Job] = {}
@@ -176,7 +182,7 @@ class _Loop:
         """Start what there is room for: retries and trials that are due first, then new works."""
         room = (self.max_in_flight or self.executor.slots) - len(self.flying)
         while room > 0 and not stop.is_set() and (job := self.next_job()) is not None:
-            task = job.task()
+            task = replace(job.task(), sees=self.sees)
             if task.key in self.flying:
                 raise ValueError(f"two tasks in flight have the key {task.key!r}; the works of a run need keys of their own")
             if job.items is None:
@@ -229,6 +235,8 @@ class _Loop:
 
     def again_or_fail(self, job: _Job, outcome: Outcome, again: bool, pause_s: float = 0.0) -> None:
         if again:
+            if outcome.state == "lost":
+                self.on_lost(job.state.work, outcome)
             self.enqueue(job, pause_s)
         else:
             self.fail(job.state, outcome)

@@ -16,7 +16,7 @@ State = Literal[
     "died",  # the process died while it ran the task
     "timeout",  # ran past the task's deadline and was killed
     "oom",  # out of memory: MemoryError, or killed for its memory where that can be known
-    "lost",  # the node went away or storage failed (an OSError that is about storage): never the task's fault
+    "lost",  # the node went away, does not see the run's files, or storage failed (an OSError about it): never the task's fault
 ]
 
 
@@ -24,7 +24,8 @@ State = Literal[
 class Task:
     """One call. `function` is "module:name", importable on every worker; `payload` must pickle.
 
-    `timeout_s` counts from the moment at which a worker starts the task; waiting for a worker is free.
+    `timeout_s` counts from the moment at which a worker starts the task; waiting for a worker is free. `sees`: groups of
+    paths; where of one group none is there, the worker's machine has not mounted what the driver has, and the task is lost.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Task:
     payload: Any
     timeout_s: float | None = None
     suspect: bool = False  # has killed a process, or is part of what has: run it where another death is cheap
+    sees: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

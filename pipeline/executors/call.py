@@ -3,7 +3,9 @@
 import errno
 import importlib
 import os
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,9 @@ STORAGE_ERRNOS = frozenset({
     errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENOTCONN, errno.ESHUTDOWN,
     errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EAGAIN, errno.EBUSY,
 })  # fmt: skip
+
+# A mount may come up a moment after its node. And a node without it must not be the fastest one to ask for the next task.
+_MOUNT_S = 5.0
 
 
 def resolve(function: str) -> Callable[[Any], Any]:
@@ -40,8 +45,29 @@ def is_storage_failure(error: OSError) -> bool:
     return error.errno in STORAGE_ERRNOS
 
 
+def _unseen(groups: tuple[tuple[str, ...], ...]) -> str | None:
+    """The first path of a group of which none is there; None if every group has one."""
+    return next((group[0] for group in groups if not any(os.path.exists(path) for path in group)), None)
+
+
+def _blind(task: Task) -> Outcome | None:
+    """Lost, where this machine does not see what the driver does; without this, it would write elsewhere and blame what it reads."""
+    ends_at = time.monotonic() + _MOUNT_S
+    while (path := _unseen(task.sees)) is not None:
+        if time.monotonic() > ends_at:
+            message = (
+                f"the node {socket.gethostname()} does not see {path}, which the machine that started the run does; every node needs "
+                "the folders of --input and --output under the same paths: mount them there, or give URLs"
+            )
+            return Outcome(task.key, "lost", message=message)
+        time.sleep(0.1)
+    return None
+
+
 def perform(task: Task) -> Outcome:
     """Run the task here. Every exception becomes an Outcome; KeyboardInterrupt and SystemExit pass through."""
+    if (blind := _blind(task)) is not None:
+        return blind
     try:
         return Outcome(task.key, "done", resolve(task.function)(task.payload))
     except MemoryError:

@@ -1,7 +1,8 @@
 """A bounded `ray.wait` loop over Ray Core tasks. Ray retries nothing: what a death means is the scheduler's business.
 
-Every task is a streaming generator that first yields a start mark and then its outcome, so that a deadline counts from
-the moment the task runs. Time spent waiting for a node that the autoscaler has yet to bring is not the task's.
+Every task is a streaming generator that first yields a start mark, the id of its node, and then its outcome, so that a
+deadline counts from the moment the task runs. Time spent waiting for a node that the autoscaler has yet to bring is not
+the task's.
 
 A Ray worker takes seconds to start, ten on a busy machine. So a suspect task runs in a child of its Ray worker, in the
 way of `process.py`, where a death costs a tenth of that, and no more than the task.
@@ -29,6 +30,10 @@ _POLL_S = 1.0  # how often running tasks are compared with their deadlines
 _LOCAL_OBJECT_STORE_BYTES = 200 * 2**20  # only outcomes travel: paths and counts, never frames
 _CHILD_START_S = 60.0
 _MIN_SLOTS = 2  # a cluster without workers yet must see demand, or its autoscaler brings none
+# What waits is what an autoscaler goes by: with one task more than runs it would bring one node after the other, with twice as
+# many it doubles the cluster each time.
+_DEMAND = 2
+_SIZE_S = 1.0  # how long the cluster's size is taken as known: asking costs as much as a small task
 
 
 def _import_ray() -> ModuleType:
@@ -81,9 +86,9 @@ def connect(workers: int | None) -> bool:
 _for_suspects: list[ProcessExecutor] = []  # in a Ray worker: the child that suspect tasks run in, while they come
 
 
-def _run_task(task: Task) -> Iterator[Outcome | None]:
-    """What a Ray worker runs: None when it starts, then the outcome."""
-    yield None
+def _run_task(task: Task) -> Iterator[Outcome | str]:
+    """What a Ray worker runs: its node's id when it starts, then the outcome."""
+    yield _import_ray().get_runtime_context().get_node_id()
     if task.suspect:
         yield _run_in_child(task)
     else:
@@ -105,6 +110,7 @@ def _run_in_child(task: Task) -> Outcome:
 class _Flight:
     task: Task
     stream: "ObjectRefGenerator"
+    node: str = ""  # where it runs; "" until it does
     deadline: float | None = None  # of time.monotonic(); None until it runs
     cancelled: bool = False
 
@@ -112,7 +118,8 @@ class _Flight:
 class RayExecutor:
     """Ray Core tasks of `num_cpus` each, named by their keys in Ray's dashboard.
 
-    With `workers` given, that many are in flight; otherwise as many as the cluster could run at once.
+    With `workers` given, that many are in flight; otherwise twice as many as the cluster can run at once. Nothing is kept of a
+    task that has ended, here or in the object store.
     """
 
     def __init__(self, workers: int | None = None, num_cpus: float = 1.0) -> None:
@@ -122,14 +129,17 @@ class RayExecutor:
         self._num_cpus = num_cpus
         self._function = self._ray.remote(max_retries=0, num_cpus=num_cpus, num_returns="streaming")(_run_task)
         self._flights: dict[Any, _Flight] = {}
+        self._size = (0.0, 0)  # when the cluster was asked for its size, and what could run at once
         self._closed = False
 
     @property
     def slots(self) -> int:
         if self._workers is not None:
             return self._workers
-        # One more than runs: the next task is on its way while a result travels back, and the autoscaler sees demand.
-        return max(_MIN_SLOTS, int(self._ray.cluster_resources().get("CPU", 0) / self._num_cpus) + 1)
+        now = time.monotonic()
+        if now >= self._size[0] + _SIZE_S:
+            self._size = now, int(self._ray.cluster_resources().get("CPU", 0) / self._num_cpus)
+        return max(_MIN_SLOTS, _DEMAND * self._size[1])
 
     def submit(self, task: Task) -> None:
         if self._closed:
@@ -164,11 +174,11 @@ class RayExecutor:
     def _hear(self, flight: _Flight) -> Outcome | None:
         """The next word of a task that has spoken: its outcome, or None for the start mark."""
         try:
-            word: Outcome | None = self._ray.get(next(flight.stream))
+            word: Outcome | str = self._ray.get(next(flight.stream))
         except Exception as error:  # Ray says by exceptions how a task ended; none of them may pass for a result
             word = self._judge(flight, error)
-        if word is None:
-            seconds = flight.task.timeout_s
+        if isinstance(word, str):
+            flight.node, seconds = word, flight.task.timeout_s
             if seconds is not None:  # a suspect's own deadline is kept by its Ray worker
                 flight.deadline = time.monotonic() + seconds + (_CHILD_START_S if flight.task.suspect else 0.0)
             return None
@@ -181,13 +191,19 @@ class RayExecutor:
             return Outcome(task.key, "timeout", message=f"ran past its deadline of {task.timeout_s:g} s")
         if isinstance(error, known.OutOfMemoryError):
             return Outcome(task.key, "oom", message=str(error))
+        if isinstance(error, known.WorkerCrashedError) and self._is_going(flight.node):
+            return Outcome(task.key, "lost", message=f"the worker process was ended with its node {flight.node}")
         if isinstance(error, known.WorkerCrashedError):
             return Outcome(task.key, "died", message="the worker process died")
         if isinstance(error, known.RayTaskError):  # payload or result that does not pickle, module not found
             return Outcome(task.key, "raised", message=str(error))
         if isinstance(error, known.RayError):  # node died, preempted, object lost, set-up of the node failed
-            return Outcome(task.key, "lost", message=f"{type(error).__name__}: {error}")
+            return Outcome(task.key, "lost", message=" ".join(f"{type(error).__name__}: {error}".split()))
         raise error
+
+    def _is_going(self, node: str) -> bool:
+        """Whether the node is being drained, as before a preemption: what stops there is stopped by that."""
+        return node in self._ray._private.state.state.get_draining_nodes()  # as ray.train asks; there is no public way
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
