@@ -122,7 +122,7 @@ class Duplicates:
             for query, item, bits in zip(*(each.tolist() for each in index.near(hashes)), strict=True):
                 if bits <= radius:
                     earlier[places[query]].append((owners[item], bits))
-            apart = _apart(hashes[:, None], hashes[None])
+            apart = _apart(hashes.T[:, :, None], hashes.T[:, None])
             for later, first in zip(*(each.tolist() for each in np.nonzero(np.tril(apart <= radius, -1))), strict=True):
                 between[places[later]].append((places[first], int(apart[later, first])))
         return earlier, between
@@ -164,8 +164,8 @@ def _radius(max_distance: float, hashes: int) -> int:
 
 
 def _apart(a: Hashes, b: Hashes) -> NDArray[np.int64]:
-    """Bits that differ over the last axis."""
-    return np.asarray(np.bitwise_count(a ^ b).sum(axis=-1, dtype=np.int64))
+    """Bits that differ over the first axis."""
+    return np.asarray(np.bitwise_count(a ^ b).sum(axis=0, dtype=np.int64))
 
 
 class HammingIndex:
@@ -175,14 +175,16 @@ class HammingIndex:
     radius // m (pigeonhole: Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", 2012). So each band
     has a table of what it holds, and a search looks into each at its own value and at those that differ from it in so few bits. A band
     takes its bits from all F hashes: fingerprints often share a frame, a black first one say, and seldom a little of every frame.
-    Tables double with what they hold, and with them the bands' width, so that a slot holds about one fingerprint.
+    Tables double with what they hold, and with them the bands' width, so that a slot holds about one fingerprint. What is found there is
+    nearly always far off, which the first few words tell: those that differ in more than `radius` bits of them are looked at no further.
     """
 
     def __init__(self, hashes: int, radius: int) -> None:
         self.radius = radius
         self._bits = 64 * hashes
         self._count = 0
-        self._stored: Hashes = np.zeros((0, hashes), np.uint64)  # [capacity,F]
+        self._stored: Hashes = np.zeros((hashes, 0), np.uint64)  # [F,capacity]: words, not hashes
+        self._telling = _telling(hashes, radius)
         self._arrange(_LEAST_WIDTH)
 
     def __len__(self) -> int:
@@ -195,11 +197,11 @@ class HammingIndex:
     def add(self, hashes: Hashes) -> None:
         """hashes [N,F]: numbered on from the last."""
         start, self._count = self._count, self._count + len(hashes)
-        if self._count > len(self._stored):
-            grown = np.zeros((max(2 * len(self._stored), self._count, 1024), self._stored.shape[1]), np.uint64)
-            grown[:start] = self._stored[:start]
+        if self._count > self._stored.shape[1]:
+            grown = np.zeros((len(self._stored), max(2 * self._stored.shape[1], self._count, 1024)), np.uint64)
+            grown[:, :start] = self._stored[:, :start]
             self._stored = grown
-        self._stored[start : self._count] = hashes
+        self._stored[:, start : self._count] = _dealt(hashes)
         if self._count > 1 << self._width:
             self._arrange((self._count - 1).bit_length() + 1)
         else:
@@ -208,27 +210,32 @@ class HammingIndex:
     def near(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """hashes [N,F]. Returns pairs: position in `hashes` [P], number of the stored one [P], bits that differ [P]; sorted."""
         step = max(1, _PROBES // (self._bands * len(self._masks)))
-        found = [self._near(hashes[start : start + step], start) for start in range(0, len(hashes) if self._count else 0, step)]
+        words = _dealt(hashes)
+        found = [self._near(words[:, start : start + step], start) for start in range(0, len(hashes) if self._count else 0, step)]
         if not found:
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
         query, item, bits = (np.concatenate(each) for each in zip(*found, strict=True))
         return query, item, bits
 
-    def _near(self, hashes: Hashes, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        slots = self._slots(hashes)[..., None] ^ self._masks  # [n,m,P]; masks lie below the band's own bits
-        owner = np.repeat(np.arange(len(hashes)), self._bands * len(self._masks))
-        band = np.tile(np.repeat(np.arange(self._bands), len(self._masks)), len(hashes))
-        item = self._head.reshape(-1)[slots.reshape(-1)]
-        pairs = []
+    def _near(self, words: Hashes, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        slots = self._slots(words)[..., None] ^ self._masks  # [n,m,P]; masks lie below the band's own bits
+        item, heirs = self._head.reshape(-1)[slots.reshape(-1)], self._next.reshape(-1)
+        probe = np.arange(slots.size)
+        pairs = [np.zeros(0, np.int64)]
         while len(there := np.flatnonzero(item)):  # a slot's fingerprints hang on each other; 0 is the end
-            owner, band, item = owner[there], band[there], item[there]
-            pairs.append(owner * self._count + (item - 1))
-            item = self._next[band, item - 1]
-        pair = np.unique(np.concatenate(pairs)) if pairs else np.zeros(0, np.int64)
-        owner, number = np.divmod(pair, self._count)
-        bits = _apart(self._stored[number], hashes[owner])
-        near = bits <= self.radius
-        return owner[near] + first, number[near], bits[near]
+            probe, item = probe[there], item[there]
+            owner, number = probe // (self._bands * len(self._masks)), item - 1
+            bits = np.zeros(len(item), np.uint16)
+            for word in range(self._telling):
+                bits += np.bitwise_count(self._stored[word][number] ^ words[word][owner])
+            maybe = np.flatnonzero(bits <= self.radius)
+            pairs.append(owner[maybe] * self._count + number[maybe])
+            item = heirs[probe // len(self._masks) % self._bands * self._next.shape[1] + number]
+        pair = np.unique(np.concatenate(pairs))
+        owner, number = pair // self._count, pair % self._count
+        apart = _apart(self._stored[:, number], words[:, owner])
+        near = apart <= self.radius
+        return owner[near] + first, number[near], apart[near]
 
     def _arrange(self, width: int) -> None:
         """Make the tables for up to 2 to the power of `width` fingerprints: the number of bands that costs least, and all links."""
@@ -251,23 +258,35 @@ class HammingIndex:
 
     def _link(self, start: int) -> None:
         """Hang the fingerprints from `start` on into their slots."""
-        if self._next.shape[1] < len(self._stored):
-            grown = np.zeros((self._bands, len(self._stored)), np.int32)
+        if self._next.shape[1] < self._stored.shape[1]:
+            grown = np.zeros((self._bands, self._stored.shape[1]), np.int32)
             grown[:, : self._next.shape[1]] = self._next
             self._next = grown
         heads = self._head.reshape(-1)
         for some in range(start, self._count, _BATCH):
             numbers = np.arange(some, min(some + _BATCH, self._count))
-            slots = self._slots(self._stored[numbers])  # [n,m]
+            slots = self._slots(self._stored[:, numbers])  # [n,m]
             for number, own in zip(numbers.tolist(), slots, strict=True):
                 self._next[:, number] = heads[own]
                 heads[own] = number + 1
 
-    def _slots(self, hashes: Hashes) -> NDArray[np.int64]:
-        """[N,m]: where in the tables, laid end to end, each band's value lies."""
-        bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(len(hashes), -1, 8), axis=2)  # [N,F,64]
-        frames = bits.shape[1]
-        dealt = np.stack([np.roll(bits[:, i], 64 * i // frames, axis=1) for i in range(frames)], axis=2).reshape(len(hashes), -1)
+    def _slots(self, words: Hashes) -> NDArray[np.int64]:
+        """words [F,N] -> [N,m]: where in the tables, laid end to end, each band's value lies."""
+        bits = np.unpackbits(np.ascontiguousarray(words.T).view(np.uint8), axis=1)
         each = self._bits // self._bands
-        bands = dealt[:, : each * self._bands].reshape(len(hashes), self._bands, each)[:, :, : self._used]
+        bands = bits[:, : each * self._bands].reshape(len(bits), self._bands, each)[:, :, : self._used]
         return bands @ (1 << np.arange(self._used, dtype=np.int64)) + (np.arange(self._bands, dtype=np.int64) << self._used)
+
+
+def _telling(words: int, radius: int) -> int:
+    """In how many words two that are unlike differ in more than `radius` bits: 32 of each, give or take four times sqrt(64) / 2."""
+    return next((count for count in range(1, words) if 32 * count - 16 * count**0.5 >= radius), words)
+
+
+def _dealt(hashes: Hashes) -> Hashes:
+    """hashes [N,F] -> words [F,N] of the same bits, as many from each hash, and from other places of each: so a word of footage that
+    stands still tells as much as a hash."""
+    bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(len(hashes), -1, 8), axis=2)  # [N,F,64]
+    frames = bits.shape[1]
+    dealt = np.stack([np.roll(bits[:, i], 64 * i // frames, axis=1) for i in range(frames)], axis=2).reshape(len(hashes), -1)
+    return np.ascontiguousarray(np.packbits(dealt, axis=1).view(np.uint64).T)
