@@ -101,6 +101,9 @@ def _settings(options: argparse.Namespace) -> Settings:
             raise ValueError(f"the input of {name!r} lies inside --output {options.output}, which the run keeps in order; name another")
     sources = bind(recipe, options.seed, options.accept_noncommercial)
     taken = {name: sources[name] for name in recipe.sources if name in roots}
+    for name, source in taken.items():
+        if not options.quiet and (line := source.ingest.notice(roots[name])) is not None:
+            print(f"{name}: {line}", file=sys.stderr)
     if selection is not None:
         check_for_run(selection, output, resolved(recipe, taken))
     return Settings(

@@ -34,6 +34,10 @@ class Ingest(ABC):
     def discover(self, tree: Tree) -> Iterator[Candidate]:
         """Every candidate of the input, `Candidate.source` left as this format's name (the plan puts the recipe's)."""
 
+    def notice(self, tree: Tree) -> str | None:
+        """One line that a user should read before the run, about what the options leave out or let in. None by default."""
+        return None
+
     @abstractmethod
     def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         """Headers, frame indices and cameras of one candidate."""

@@ -41,6 +41,7 @@ PREFIX, PICTURES = "frame_", (".png", ".jpg", ".jpeg")
 # Folder -> how many times smaller its pictures are than transforms.json says. The first one that holds pictures is taken:
 # ours, 540 lines as most users have and trainers need, then larger ones, then 270 lines.
 SHRINK = {"images_4": 4, "images_2": 2, "images": 1, "images_8": 8}
+BENCHMARK = "benchmark-meta.csv"  # as the benchmark's own page has it
 MAX_DEPTH = 3  # DL3DV-ALL-960P/1K/<hash>
 # A scene's 300 to 600 frames make 0.3 to 0.6 MB; a JSON takes up to 30 times its size in memory.
 MAX_CAMERA_BYTES = 16 * 2**20
@@ -53,13 +54,14 @@ _WORD_HASH = re.compile(r"(?<![0-9a-z])[0-9a-f]{64}(?![0-9a-z])")
 @dataclass(frozen=True)
 class DL3DVOptions:
     """images: the folder to take, "auto" for the first of SHRINK. fps: ours; times are not published, so frame k is at k/fps.
-    exclude: a file (relative to the input, or absolute) that names scenes to leave out: every word of 64 hex digits in it.
+    exclude: a file (relative to the input, or absolute) that names scenes to leave out: every word of 64 hex digits in it. "auto", ours:
+    BENCHMARK where the input holds it.
     undistort: pictures are read as a pinhole would have taken them; needed for fisheye lenses (stages/ingest/lens.py).
     """
 
     images: Literal["auto", "images", "images_2", "images_4", "images_8"] = "auto"
     fps: float = bounded(5.0, low=0.1, high=1000.0)
-    exclude: str | None = None
+    exclude: str | None = "auto"
     undistort: bool = False
 
 
@@ -70,9 +72,10 @@ class DL3DV(Ingest):
 
     def discover(self, tree: Tree) -> Iterator[Candidate]:
         require_folder(tree)
-        excluded = frozenset[str]() if self.options.exclude is None else read_hashes(tree, self.options.exclude)
+        listed = self._listed(tree)
+        excluded = frozenset[str]() if listed is None else read_hashes(tree, listed)
         found = False
-        for candidate in unique(self._candidate(tree, scene, excluded) for scene in _scenes(tree, ROOT, MAX_DEPTH)):
+        for candidate in unique(self._candidate(tree, scene, listed, excluded) for scene in _scenes(tree, ROOT, MAX_DEPTH)):
             found = True
             yield candidate
         if not found:
@@ -97,13 +100,26 @@ class DL3DV(Ingest):
             notes["without_pose"] = f"{without} of {len(index)} pictures were not registered"
         return Scene(candidate, (SceneView(view.view_id, ref, index, track, frames),), notes)
 
-    def _candidate(self, tree: Tree, scene: PurePosixPath, excluded: frozenset[str]) -> Candidate:
+    def notice(self, tree: Tree) -> str | None:
+        listed = self._listed(tree)
+        if listed is not None:
+            return f"scenes that {listed} names are excluded"
+        return f"no benchmark scenes are excluded; put the benchmark's {BENCHMARK} into the input, or name a list in the option exclude"
+
+    def _listed(self, tree: Tree) -> str | None:
+        """The list of scenes to leave out."""
+        exclude: str | None = self.options.exclude
+        if exclude == "auto":
+            return BENCHMARK if tree.is_file(PurePosixPath(BENCHMARK)) else None
+        return exclude
+
+    def _candidate(self, tree: Tree, scene: PurePosixPath, listed: str | None, excluded: frozenset[str]) -> Candidate:
         name = str(scene) if scene != ROOT else tree.name if _HASH.fullmatch(tree.name) else "scene"
         archive = not tree.is_dir(scene)
         made = Candidate("dl3dv", name.removesuffix(".zip") if archive else name, "posed_video", ())
         try:
             if not excluded.isdisjoint(made.candidate_id.lower().split("/")):
-                raise CandidateError(Reason.EXCLUDED, f"{self.options.exclude} names this scene")
+                raise CandidateError(Reason.EXCLUDED, f"{listed} names this scene")
             if archive:
                 raise CandidateError(Reason.NO_FOOTAGE, f"{name} is an archive; unpack it, folders are read")
             place = _place(tree, scene)

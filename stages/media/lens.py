@@ -14,6 +14,7 @@ from schemas.camera import Lens
 
 MAX_SIDE = 32766  # px: OpenCV's remap counts in 16 bits
 _OUTSIDE = -1000.0  # px: a place in no picture
+_STEPS = 1 << 14  # from the axis to the farthest corner
 _COARSE = 256  # px, the longer side of the grid on which shares are counted
 
 Maps = tuple[NDArray[np.int16], NDArray[np.uint16]]
@@ -53,19 +54,21 @@ def positions(lens: Lens) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def reach(lens: Lens) -> float:
-    """The tangent of the angle off the axis up to which the lens shows every direction at a place of its own; infinity if all.
+    """The tangent of the angle off the axis up to which the lens shows every direction of the picture at a place of its own; infinity
+    if all.
 
     Beyond it the polynomial turns back, and would show parts of the picture a second time. Tangential terms are left out: they are small.
     """
-    k = lens.distortion
-    radial = k if lens.model == "fisheye" else (*k[:2], *k[4:5])  # of angle, or of tangent: r (1 + k1 r^2 + k2 r^4 ...)
-    slope = [(2 * i + 1) * value for i, value in enumerate((1.0, *radial))]
-    roots = np.roots(np.trim_zeros(slope[::-1], "f"))
-    squares = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
-    first = float(np.sqrt(squares.min())) if len(squares) else np.inf
-    if lens.model != "fisheye":
-        return first
-    return float(np.tan(first)) if first < np.pi / 2 else np.inf
+    k, fisheye = lens.distortion, lens.model == "fisheye"
+    radial = k if fisheye else (*k[:2], *k[4:5])  # r (1 + k1 r^2 + k2 r^4 ...), r the angle of a fisheye, else its tangent
+    corner = np.hypot(max(lens.cx, lens.width - lens.cx) / lens.fx, max(lens.cy, lens.height - lens.cy) / lens.fy)
+    r = np.linspace(0.0, np.arctan(corner) if fisheye else corner, _STEPS)
+    with np.errstate(all="ignore"):
+        slope = np.polynomial.polynomial.polyval(np.square(r), [(2 * i + 1) * value for i, value in enumerate((1.0, *radial))])
+    turned = np.flatnonzero(~(slope > 0))
+    if not len(turned):
+        return np.inf
+    return float(np.tan(r[turned[0]]) if fisheye else r[turned[0]])
 
 
 def shares(lens: Lens) -> tuple[float, float]:

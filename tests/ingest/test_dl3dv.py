@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.curate import main as curate
 from pipeline.studio import write_layout
 from pipeline.studio.layouts.dl3dv import FOLDERS
 from schemas.frames import Scene
@@ -259,6 +260,20 @@ def test_scenes_of_the_list_are_left_out_unseen(name, text, tmp_path, ingest):
     assert not found[HASHES[1]].views and name in found[HASHES[1]].error[1]
     assert found[HASHES[0]].error is None and found[HASHES[2]].error is None
     assert ids(ingest("dl3dv", exclude=str(tmp_path / name)), tmp_path / "1K" / HASHES[1]) == {HASHES[1]: "excluded"}
+
+
+def test_the_benchmark_s_list_in_the_input_is_taken_and_its_absence_is_said(tmp_path, capsys):
+    """By the shipped recipe as it is."""
+    for k in range(2):
+        write_scene(tmp_path / "in" / HASHES[k])
+    command = ["syncammaster", f"--input=dl3dv={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--executor=inline", "--no-report"]
+    curate([*command, "--dry-run"])
+    assert "dl3dv: no benchmark scenes are excluded; put the benchmark's benchmark-meta.csv" in capsys.readouterr().err
+    (tmp_path / "in/benchmark-meta.csv").write_text(f"scene,hash\n1,{HASHES[1]}\n")
+    curate(command)
+    assert "dl3dv: scenes that benchmark-meta.csv names are excluded" in capsys.readouterr().err
+    verdicts = Output(tmp_path / "out", 0).verdicts("dl3dv")
+    assert verdicts[HASHES[1]] == "skipped excluded" and "excluded" not in verdicts[HASHES[0]]
 
 
 def test_a_list_that_excludes_nothing_is_refused(tmp_path, ingest):

@@ -14,6 +14,7 @@ from schemas.camera import Lens, look_at
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
 from stages.media import Media
+from stages.storage import Tree
 from tests.e2e.output import cameras, decoded, intact, picture, run, write_recipe
 from tests.ingest.dl3dv_scenes import HASHES
 from tests.media.lenses import BARREL, FISHEYE, PINCUSHION, Filmed, matrix, shifts
@@ -59,7 +60,7 @@ def test_dl3dv_reads_what_a_pinhole_would_have_seen(lens, images, films, tmp_pat
     filmed = films["fisheye" if lens.model == "fisheye" else "pincushion"]
     dl3dv(tmp_path / HASHES[0], filmed, lens, images)
     reader = ingest("dl3dv", undistort=True)
-    (candidate,) = reader.discover(tmp_path)
+    (candidate,) = reader.discover(Tree(tmp_path))
     scene = load(reader, tmp_path, candidate)
     (view,) = scene.views
     assert view.cameras.distortion == () and view.cameras.model == "opencv"
@@ -79,7 +80,7 @@ def test_without_the_option_coefficients_are_carried_and_a_fisheye_is_refused(fi
     dl3dv(tmp_path / HASHES[0], films["pincushion"], PINCUSHION)
     dl3dv(tmp_path / HASHES[1], films["fisheye"], FISHEYE)
     reader = ingest("dl3dv")
-    carried, fisheye = reader.discover(tmp_path)
+    carried, fisheye = reader.discover(Tree(tmp_path))
     (view,) = load(reader, tmp_path, carried).views
     assert view.media.lens is None and view.cameras.distortion == PINCUSHION.distortion
     with pytest.raises(CandidateError, match=r"fisheye.*set the option undistort to true") as caught:
@@ -100,7 +101,7 @@ def test_without_the_option_coefficients_are_carried_and_a_fisheye_is_refused(fi
 def test_coefficients_of_no_lens_are_refused(changes, said, films, tmp_path, ingest, load) -> None:
     dl3dv(tmp_path / HASHES[0], films["pincushion"], PINCUSHION, **changes)
     reader = ingest("dl3dv", undistort=True)
-    (candidate,) = reader.discover(tmp_path)
+    (candidate,) = reader.discover(Tree(tmp_path))
     with pytest.raises(CandidateError, match=said) as caught:
         load(reader, tmp_path, candidate)
     assert caught.value.reason is Reason.E_CAMERA
@@ -163,7 +164,7 @@ def test_a_rig_refuses_what_one_lens_cannot_describe(films, tmp_path, ingest, lo
     reader = ingest("rig", undistort=True)
     for name, (entry, _) in bad.items():
         rig(tmp_path / name, films["fisheye"][0], document(cam=entry))
-    for candidate in reader.discover(tmp_path):
+    for candidate in reader.discover(Tree(tmp_path)):
         with pytest.raises(CandidateError, match=bad[candidate.candidate_id][1]) as caught:
             load(reader, tmp_path, candidate)
         assert caught.value.reason is Reason.E_CAMERA
@@ -178,5 +179,5 @@ def test_colmap_s_fisheye_is_the_same_lens(films, tmp_path, ingest, load) -> Non
     (tmp_path / "b/cameras.txt").write_text(f"1 OPENCV_FISHEYE {FISHEYE.width} {FISHEYE.height} {numbers}\n")
     (tmp_path / "b/images.txt").write_text("1 1 0 0 0 0 0 0 1 cam.jpg\n\n")
     reader = ingest("rig", undistort=True)
-    lenses = [load(reader, tmp_path, candidate).views[0].media.lens for candidate in reader.discover(tmp_path)]
+    lenses = [load(reader, tmp_path, candidate).views[0].media.lens for candidate in reader.discover(Tree(tmp_path))]
     assert lenses == [FISHEYE, FISHEYE]
