@@ -13,7 +13,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +38,8 @@ FIRST_DELAY_S = 0.5  # before the second attempt; doubles with each further one
 
 _PIECE = 16 << 20  # of an upload: a shard may have 10,000, and each is held in memory
 _AHEAD = 8 << 20  # bytes that are read at once where more will be asked for
+_TOGETHER = 32  # requests of the driver
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -69,7 +72,9 @@ def locate(text: str | Path) -> UPath:
     if {"", ".", ".."} & set(rest.rstrip("/").split("/")) or "?" in rest or "#" in rest:
         raise ValueError(f"{given}: give {scheme}://BUCKET/PREFIX without '..', '//', '?' or '#'")
     # What another process wrote must be seen at once. Parquet asks for the ranges that it needs: reading on would cost more.
-    options: dict[str, Any] = {"use_listings_cache": False} | ({"default_cache_type": "none"} if scheme in ("s3", "s3a") else {})
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in ("s3", "s3a"):  # max_concurrency: what is small is one request, without another for its size
+        options |= {"default_cache_type": "none", "max_concurrency": 1}
     try:
         path = UPath(given.rstrip("/"), **options)
         _ = path.fs
@@ -370,6 +375,14 @@ def sweep(folder: Location) -> None:
             found = ask(folder, lambda: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/"), attempts=1)
             for each in found.get("Uploads", ()):
                 fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
+
+
+def together(call: Callable[[S], T], values: Sequence[S], where: Location) -> list[T]:
+    """What `call` says of each. Where that is asked of a store, several are on their way at a time."""
+    if isinstance(where, Path) or len(values) < 2:
+        return [call(value) for value in values]
+    with ThreadPoolExecutor(min(len(values), _TOGETHER)) as pool:
+        return list(pool.map(call, values))
 
 
 def ask(path: UPath, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:

@@ -15,7 +15,7 @@ from pipeline.binding import Source
 from pipeline.duplicates import Duplicates, Printed, Twin, settings_of
 from pipeline.parts import members_from_json, meta_of, open_part, part_path, read_meta
 from pipeline.shards import Kept, content_digests
-from pipeline.store import Location, names, remove, write_table
+from pipeline.store import Location, names, remove, together, write_table
 from pipeline.unit import Unit
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason, Status
@@ -75,8 +75,14 @@ class Harvest:
         self._printed = {name: settings_of(source) for name, source in sources.items()}
         self._duplicates = Duplicates(self._printed)
 
-    def take(self, unit: Unit) -> list[Kept]:
-        """Samples of the unit that are certain to be packed: none of a ranked source. Call it once for each unit, in plan order."""
+    def take(self, units: Sequence[Unit]) -> Iterator[Kept]:
+        """Samples of the units that are certain to be packed: none of a ranked source. Give each unit once, in plan order."""
+        for batch in _batched(units, _UNITS_PER_FILE):
+            for unit, found in zip(batch, together(self._read, batch, batch[0].output), strict=True):
+                self.units += 1
+                yield from self.offer(unit.source.name, found)
+
+    def _read(self, unit: Unit) -> list[tuple[Kept, float, Printed | None]]:
         source = unit.source.name
         best_by, looks_for_twins = unit.source.spec.best_by, self._printed[source] is not None
         part = open_part(unit_part(unit))
@@ -89,8 +95,7 @@ class Harvest:
             kept = Kept(row["sample_id"], source, row["split"], row["payload_key"], members, tar)
             rank = _rank(row["scores"], best_by) if best_by else 0.0
             found.append((kept, rank, Printed.of(row) if looks_for_twins else None))
-        self.units += 1
-        return self.offer(source, found)
+        return found
 
     def offer(self, source: str, samples: Sequence[tuple[Kept, float, Printed | None]]) -> list[Kept]:
         """Take in samples of one source that its stages kept, each with its rank (smaller is better) and, where its source looks for
@@ -151,7 +156,7 @@ def write_tables(
 
 
 def _unit_rows(units: Sequence[Unit]) -> pa.Table:
-    rows = [read_meta(unit_part(unit))["units_row"] for unit in units]
+    rows = together(lambda unit: read_meta(unit_part(unit))["units_row"], units, units[0].output)
     return pa.Table.from_pylist([{**row, "seconds": list(row["seconds"].items())} for row in rows], schema=UNITS)
 
 
@@ -159,7 +164,7 @@ def _sample_rows(
     units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], overruled: Mapping[str, Overruled], totals: Totals
 ) -> pa.Table:
     """The units' rows as they are, but for what only the whole run knows: twins, the ranking, and the shards."""
-    table = pa.concat_tables([open_part(unit_part(unit)).read(columns=SAMPLES.names) for unit in units])
+    table = pa.concat_tables(together(lambda unit: open_part(unit_part(unit)).read(columns=SAMPLES.names), units, units[0].output))
     decided = table.select(["sample_id", "source", "status", "reasons", "is_source", "is_sample", "has_text", "notes"]).to_pylist()
     for row in decided:
         if (why := overruled.get(row["sample_id"])) is not None:
