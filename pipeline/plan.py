@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -48,9 +48,9 @@ def discover(
     layout, and ValueError for an ingest that gives two candidates the same id.
     """
     found: dict[str, Candidate] = {}
-    for candidate in islice(source.ingest.discover(tree), None if held else limit):
+    for candidate in islice(_found(source, tree), None if held else limit):
         candidate = replace(candidate, source=source.name)
-        text = captions.get(candidate.key)
+        text = captions.get(candidate.key) if captions else None
         if candidate.candidate_id in found:
             raise ValueError(f"{type(source.ingest).__name__} gave two candidates the id {candidate.candidate_id!r}; ids must be unique")
         found[candidate.candidate_id] = candidate if text is None else replace(candidate, caption=text)
@@ -60,6 +60,23 @@ def discover(
     room = max(limit - sum(name in found for name in held), 0)
     fresh = set(islice((name for name in found if name not in held), room))
     return [candidate for name, candidate in found.items() if name in held or name in fresh]
+
+
+def _found(source: Source, tree: Tree) -> Iterator[Candidate]:
+    """What the ingest finds, then what of the input no candidate could be made of: broken archives, members with unsafe names."""
+    taken: set[str] = set()
+    try:
+        for candidate in source.ingest.discover(tree):
+            taken.add(candidate.candidate_id)
+            yield candidate
+    except ValueError:
+        if taken or not tree.unplaced():
+            raise
+    for name, problem in tree.unplaced():
+        while name in taken:
+            name += "#"
+        taken.add(name)
+        yield Candidate(source.name, name, "video", (), error=problem)
 
 
 def read_plan(output: Location) -> list[Planned]:
@@ -136,11 +153,15 @@ def make_units(
                 root=roots[each.source],
                 output=output,
                 candidates=present,
-                captions=dict(sorted(each for candidate in present for each in children.get(candidate.key, {}).items())),
+                captions=_of_children(present, children) if children else {},
                 earlier=tuple(sorted(earlier.get(each.unit, ()))),
             )
         )
     return units, gone
+
+
+def _of_children(candidates: Iterable[Candidate], children: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    return dict(sorted(each for candidate in candidates for each in children.get(candidate.key, {}).items()))
 
 
 def child_captions(captions: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -153,6 +174,8 @@ def child_captions(captions: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 def unused_captions(captions: Mapping[str, str], found: Mapping[str, list[Candidate]]) -> int:
     """How many captions name neither a candidate nor what could be a child of one."""
+    if not captions:
+        return 0
     keys = {candidate.key for candidates in found.values() for candidate in candidates}
     return sum(key not in keys and key.rpartition(CHILD)[0] not in keys for key in captions)
 

@@ -24,6 +24,7 @@ ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 _PLAIN = re.compile(r"[A-Za-z0-9-]")
+_ODD = re.compile(r"[^A-Za-z0-9-]")
 _ESCAPED = re.compile(r"__|_-|_x([0-9a-f]{2})|([A-Za-z0-9-])|(.)", re.DOTALL)
 
 
@@ -175,7 +176,7 @@ def sample_key(*names: str) -> str:
     if not names or not all(names):
         raise ValueError(f"a sample key needs non-empty names, got {names!r}")
     name = "/".join(names)
-    key = "".join(map(_escape, name))
+    key = _ODD.sub(_escape, name)
     if len(key) <= MAX_KEY:
         return key
     digest = sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -190,9 +191,8 @@ def child_key(parent: str, suffix: str) -> str:
     return f"{parent}{CHILD}{suffix}"
 
 
-def _escape(char: str) -> str:
-    if _PLAIN.fullmatch(char):
-        return char
+def _escape(odd: re.Match[str]) -> str:
+    char = odd[0]
     return {"_": "__", "/": "_-"}.get(char) or "".join(f"_x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 

@@ -3,8 +3,9 @@
 Captions: the CSV's text, else the side-car `clip.txt` beside `clip.mp4`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -26,6 +27,8 @@ from stages.media import Media
 from stages.storage import Tree
 
 CAPTIONS = "metadata.csv"
+
+_FOLDERS = 64  # whose texts are remembered: clips come folder by folder
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Clips(Ingest):
         texts: dict[str, str | None] = {}
         for row in rows:
             texts.setdefault(_posix(row.file_name), row.text)
-        found = [_clip(tree, str(path), texts) for path in self._paths(tree)]
+        beside = lru_cache(_FOLDERS)(partial(_texts_in, tree))
+        found = [_clip(tree, path, texts, beside(path.parent)) for path in self._paths(tree)]
         present = {candidate.candidate_id for candidate in found}
         # A row for a file that is not there is a candidate too; so is the second row of a file.
         seen: set[str] = set()
@@ -92,24 +96,32 @@ def _listed(tree: Tree, row: CsvRow) -> Candidate:
     if not row.file_name:
         error = (Reason.NO_FOOTAGE, f"line {row.line} of the CSV names no file")
         return Candidate("clips", f"line{row.line}", "video", (), caption=row.text, error=error)
-    name = _posix(row.file_name)
-    return _clip(tree, name, {name: row.text})
+    path = PurePosixPath(row.file_name)
+    return _clip(tree, path, {str(path): row.text})
 
 
-def _clip(tree: Tree, name: str, texts: Mapping[str, str | None]) -> Candidate:
+def _texts_in(tree: Tree, folder: PurePosixPath) -> frozenset[str]:
+    """Of a folder whose clips have no texts, nothing is asked but this: a request each is dear, and so is a look on a disk."""
+    return frozenset(entry.name for entry in tree.entries(folder) if entry.name.endswith(".txt"))
+
+
+def _clip(tree: Tree, path: PurePosixPath, texts: Mapping[str, str | None], beside: Collection[str] | None = None) -> Candidate:
+    """beside: the texts in its folder, where they are known."""
+    name = str(path)
     caption = texts.get(name)
     try:
-        file = media_file(tree, PurePosixPath(name))
-        caption = caption or _side_car(tree, name)
+        file = media_file(tree, path)
+        if not caption and (beside is None or f"{path.stem}.txt" in beside):
+            caption = _side_car(tree, path)
     except CandidateError as problem:
         return Candidate("clips", name, "video", (), caption=caption, error=(problem.reason, problem.message))
-    return Candidate("clips", name, "video", (View(PurePosixPath(name).stem, MediaRef("video", (file,))),), caption=caption)
+    return Candidate("clips", name, "video", (View(path.stem, MediaRef("video", (file,))),), caption=caption)
 
 
-def _side_car(tree: Tree, name: str) -> str | None:
+def _side_car(tree: Tree, path: PurePosixPath) -> str | None:
     """The text beside the clip; None where there is none or it is empty. Bytes that are not UTF-8 become U+FFFD."""
     try:
-        file = media_file(tree, PurePosixPath(name).with_suffix(".txt"))
+        file = media_file(tree, path.with_suffix(".txt"))
     except CandidateError as problem:
         if problem.reason is Reason.NO_FOOTAGE:
             return None

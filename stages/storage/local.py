@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from schemas.candidate import MediaFile
@@ -11,11 +12,16 @@ from stages.storage.entry import Entry, Kind
 from stages.storage.paths import printable, resolve, storage_error
 
 
+_FOLDERS = 1024  # that are remembered to lie below the root: files come folder by folder
+
+
 class LocalStore:
     """Names are relative to `root` with POSIX separators; "." is the root itself, which may be a file (an archive)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._top = f"{root}{os.sep}"
+        self._is_inside = lru_cache(_FOLDERS)(self._follow)
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """What lies directly below. Raises OSError."""
@@ -32,17 +38,11 @@ class LocalStore:
         """Plain files in a folder that lies below the root need no look at their whole path: the folder is followed once (a
         scene has hundreds of pictures, a dataset ten thousand scenes). Raises CandidateError for the first bad one.
         """
-        base = os.path.realpath(self.root)
-        inside: dict[str, bool] = {}  # folder -> whether it lies below the root
         found = []
         for name in names:
             folder, _, last = name.rpartition("/")
-            if folder not in inside:
-                whole = os.path.join(self.root, folder)
-                below = os.path.commonpath([base, os.path.realpath(whole)]) == base and ".." not in PurePosixPath(folder).parts
-                inside[folder] = below and not os.path.isabs(name) and printable(folder) == folder
             try:
-                status = os.lstat(os.path.join(self.root, name)) if inside[folder] and last.isascii() else None
+                status = os.lstat(self._top + name) if last.isascii() and name[:1] != "/" and self._is_inside(folder) else None
             except (OSError, ValueError):
                 status = None  # _identify says what is wrong with it
             if status is None or not stat.S_ISREG(status.st_mode):
@@ -50,6 +50,12 @@ class LocalStore:
             else:
                 found.append(MediaFile(name, status.st_size, status.st_mtime_ns))
         return found
+
+    def _follow(self, folder: str) -> bool:
+        """Whether the folder lies below the root, links followed, and is called by a printable name without '..'."""
+        base = os.path.realpath(self.root)
+        below = os.path.commonpath([base, os.path.realpath(self._top + folder)]) == base
+        return below and ".." not in PurePosixPath(folder).parts and printable(folder) == folder
 
     def _identify(self, name: str) -> MediaFile:
         if printable(name) != name:
