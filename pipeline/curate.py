@@ -17,7 +17,7 @@ from pipeline.run import Result, Settings, execute, prepare
 from pipeline.selection import check_for_run, read_selection, with_limits
 from pipeline.store import Location, StorageFailure, holds, locate, make_folder, sweep
 from schemas.typed import RecipeError, nearest
-from stages.storage import Tree
+from stages.storage import ROOT, Tree, is_url
 
 OVER_BUDGET = 3  # beside those that all commands share
 
@@ -27,6 +27,7 @@ examples:
   python -m pipeline.curate syncammaster --input syncamvideo=SynCamVideo-Dataset --input realestate10k=re10k \\
       --output out/ --executor ray
   python -m pipeline.curate my_recipe.yaml --input rig=session1/ --output out/ --dry-run
+  python -m pipeline.curate smoke --input dl3dv=s3://BUCKET/DL3DV-ALL-960P --input clips=clips.zip --output out/
 
 Run the same command again to resume after a kill, to take in new footage, or to apply a changed recipe: what is done
 stays done, and a changed limit decides anew without decoding anything. Then: python -m pipeline.audit summary out/
@@ -82,13 +83,14 @@ def _settings(options: argparse.Namespace) -> Settings:
         name, separator, path = given.partition("=")
         if not separator or not path:
             raise ValueError(f"--input takes NAME=PATH, got {given!r}")
+        tree = Tree(path if is_url(path) else Path(path).resolve())
         if name not in recipe.sources:
-            raise ValueError(f"--input {given}: the recipe {recipe.name!r} has no source {name!r}{nearest(name, recipe.sources)}")
+            raise ValueError(f"--input {name}={tree}: the recipe {recipe.name!r} has no source {name!r}{nearest(name, recipe.sources)}")
         if name in roots:
-            raise ValueError(f"--input {name} is given twice; one folder a source")
-        if not Path(path).exists():
-            raise ValueError(f"--input {given}: there is nothing at {path!r}")
-        roots[name] = Tree(Path(path).resolve())
+            raise ValueError(f"--input {name} is given twice; one a source")
+        if not tree.exists(ROOT):
+            raise ValueError(f"--input {name}: there is nothing at {tree}")
+        roots[name] = tree
     if not roots:
         raise ValueError(f"no --input; give at least one of: {', '.join(f'--input {name}=PATH' for name in recipe.sources)}")
     for name in recipe.sources:
@@ -177,7 +179,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", metavar="RECIPE", help=f"a recipe file, or one that is shipped: {', '.join(shipped_recipes())}")
     parser.add_argument(
-        "--input", metavar="NAME=PATH", action="append", default=[], help="footage for a source of the recipe; repeat for more"
+        "--input",
+        metavar="NAME=PATH",
+        action="append",
+        default=[],
+        help="footage for a source of the recipe: a folder, a .zip or .tar, or a URL of one (s3://, https://, ...); repeat for more",
     )
     parser.add_argument(
         "--output", metavar="DIR", required=True, help="shards, manifest, run.json and report go here: a folder, or s3://BUCKET/PREFIX"

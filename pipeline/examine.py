@@ -46,12 +46,15 @@ class Examiner:
         row = Row(candidate.key, candidate, candidate.kind, is_sample=self.source.sampler is None)
         row.fields["caption"] = self.captions.get(candidate.key, candidate.caption)
         lazy, rows = _LazyScene(self, candidate), [row]
-        with self._guard(row, "ingest"):
-            self._admit(row, lazy)
-        if row.error_message is None:
-            with self._guard(row, self.source.sampler.name if self.source.sampler else "ingest"):
-                rows += self._run_stages(row, lazy)
-        records = self._finish(rows, lazy)
+        try:
+            with self._guard(row, "ingest"):
+                self._admit(row, lazy)
+            if row.error_message is None:
+                with self._guard(row, self.source.sampler.name if self.source.sampler else "ingest"):
+                    rows += self._run_stages(row, lazy)
+            records = self._finish(rows, lazy)
+        finally:
+            self.media.release()
         features = self.store.take(row.sample_id)
         if self.source.keep_rejected != "none" or any(each.clean for each in rows):
             records[0]["features"] = features

@@ -23,6 +23,7 @@ class MediaLimits:
     max_frames: int = bounded(200_000, low=1)
     max_duration_s: float = bounded(7200.0, low=0.1)
     max_streams: int = bounded(16, low=1)
+    max_fetch_mb: int = bounded(8192, low=1)  # of one file that lies in an archive or behind a URL
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from schemas.candidate import Candidate, MediaFile, MediaRef
 from schemas.recipe import MediaLimits, parse_recipe
 from schemas.typed import RecipeError
 from stages.media import Media
-from stages.storage import Tree
+from stages.storage import ROOT, Tree
 
 _PICTURES = {".jpg", ".png"}
 
@@ -97,9 +97,18 @@ class Footage:
 
     def _tree(self) -> Tree:
         root = self._output.run.get("inputs", {}).get(self._name)
-        if root is None or not Path(root).is_dir() or self._source is None:
+        if root is None or self._source is None:
             raise FootageGone("source not available")
-        return Tree(root)
+        if self._input is not None:
+            return self._input.tree
+        try:
+            tree = Tree(root)
+            there = tree.exists(ROOT)
+        except (OSError, ValueError):  # a store that does not answer, or wants what was not written down
+            there = False
+        if not there:
+            raise FootageGone("source not available")
+        return tree
 
     def _find(self, tree: Tree, candidate_id: str) -> Candidate:
         """Discovery again, once per report: it is cheap, and only it knows how this layout keeps its frames."""

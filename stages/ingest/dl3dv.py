@@ -10,7 +10,8 @@ Guards. No transforms.json, NaN, no rotation, a position beyond 1e3, pictures of
 E_CAMERA. A pose whose picture is missing: E_FRAMECOUNT. No pictures: NO_FOOTAGE. Pictures without a pose are common (they
 could not be registered) and are no fault; a note counts them. A scene on the list `exclude` is EXCLUDED.
 
-Archives (<hash>.zip) are not opened here: a scene that is there only as one is NO_FOOTAGE, and says so.
+A scene may be an archive, <hash>.zip as it is published or a tar, and so may what holds the scenes; it has the id of the folder
+that it would be unpacked to. Where both lie side by side the folder is taken.
 """
 
 import re
@@ -114,14 +115,12 @@ class DL3DV(Ingest):
         return exclude
 
     def _candidate(self, tree: Tree, scene: PurePosixPath, listed: str | None, excluded: frozenset[str]) -> Candidate:
-        name = str(scene) if scene != ROOT else tree.name if _HASH.fullmatch(tree.name) else "scene"
-        archive = not tree.is_dir(scene)
-        made = Candidate("dl3dv", name.removesuffix(".zip") if archive else name, "posed_video", ())
+        name = str(tree.unpacked(scene)) if scene != ROOT else tree.name if _HASH.fullmatch(tree.name) else "scene"
+        made = Candidate("dl3dv", name, "posed_video", ())
         try:
             if not excluded.isdisjoint(made.candidate_id.lower().split("/")):
                 raise CandidateError(Reason.EXCLUDED, f"{listed} names this scene")
-            if archive:
-                raise CandidateError(Reason.NO_FOOTAGE, f"{name} is an archive; unpack it, folders are read")
+            tree.require(scene)
             place = _place(tree, scene)
             folder, pictures = self._pictures(tree, place)
             made = replace(made, attrs={"images": folder})
@@ -188,23 +187,23 @@ def in_folder(track: CameraTrack, index: FrameIndex, folder: str) -> tuple[Camer
 
 
 def _scenes(tree: Tree, folder: PurePosixPath, depth: int) -> Iterator[PurePosixPath]:
-    """Scenes in natural order: folders, and archives that are not unpacked beside them."""
+    """Scenes in natural order: folders, and archives where they are not unpacked beside them."""
     if _is_scene(tree, folder):
         yield folder
         return
     below = [path for path in folders(tree, folder) if path.name != "__MACOSX"] if depth else []
-    unpacked = {path.name for path in below}
-    archives = [path for path in files(tree, folder, (".zip",)) if _HASH.fullmatch(path.stem) and path.stem not in unpacked]
-    for path in sorted([*below, *archives], key=lambda path: natural_key(path.name)):
-        if tree.is_dir(path):
+    names = {path.name for path in below}
+    for path in sorted(below, key=lambda path: natural_key(tree.unpacked(path).name)):
+        if tree.unpacked(path).name == path.name or tree.unpacked(path).name not in names:
             yield from _scenes(tree, path, depth - 1)
-        else:
-            yield path
 
 
 def _is_scene(tree: Tree, folder: PurePosixPath) -> bool:
-    name = tree.name if folder == ROOT else folder.name
-    return _HASH.fullmatch(name) is not None or _holds_scene(tree, folder)
+    return _HASH.fullmatch(_name(tree, folder)) is not None or _holds_scene(tree, folder)
+
+
+def _name(tree: Tree, folder: PurePosixPath) -> str:
+    return tree.name if folder == ROOT else tree.unpacked(folder).name
 
 
 def _holds_scene(tree: Tree, folder: PurePosixPath) -> bool:
@@ -213,7 +212,7 @@ def _holds_scene(tree: Tree, folder: PurePosixPath) -> bool:
 
 def _place(tree: Tree, scene: PurePosixPath) -> PurePosixPath:
     """Where the scene's files are: in its folder, in nerfstudio/ (the benchmark), or one deeper (unpacked into its own name)."""
-    return next((place for place in (scene, scene / "nerfstudio", scene / scene.name) if _holds_scene(tree, place)), scene)
+    return next((place for place in (scene, scene / "nerfstudio", scene / _name(tree, scene)) if _holds_scene(tree, place)), scene)
 
 
 def _json(tree: Tree, file: MediaFile) -> object:

@@ -23,6 +23,7 @@ from schemas.verdict import CandidateError, Reason
 from stages.media.paths import Located
 from stages.media.sandbox import Sandbox, SandboxError
 from stages.storage import Tree
+from stages.storage.cache import named
 
 __all__ = ["Media", "SandboxError"]
 
@@ -51,8 +52,12 @@ class Media:
         self._passes = count()
 
     def local(self, files: Sequence[MediaFile]) -> list[Path]:
-        """Where plain files of the input can be read on this machine. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN)."""
-        return self.tree.local(files)
+        """Where plain files of the input can be read on this machine, until the next `release`: as `Tree.local`, under the limits."""
+        return self.tree.local(files, self.limits.max_fetch_mb << 20)
+
+    def release(self) -> None:
+        """The candidate is done: what was fetched for it may leave this machine."""
+        self.tree.release()
 
     def index(self, ref: MediaRef) -> FrameIndex:
         """The verified frame index of `ref`. Header caps are checked before anything is decoded."""
@@ -65,7 +70,7 @@ class Media:
             some = refs[start : start + _VIEWS_A_CALL]
             located = [self._located(ref) for ref in some]
             try:
-                found += [FrameIndex(**each) for each in self._sandbox.call("stages.media.requests:indices", located, self.limits)]
+                found += [FrameIndex(**each) for each in self._ask("stages.media.requests:indices", located, self.limits)]
             except CandidateError as error:
                 if error.reason not in (Reason.E_TIMEOUT, Reason.E_CRASH, Reason.E_OOM):
                     raise
@@ -114,7 +119,7 @@ class Media:
         arrays: Any = None
 
         def chunk(anew: Any) -> Any:
-            return self._sandbox.call("stages.media.requests:chunk", number, step, seconds, anew, spare_s=seconds)
+            return self._ask("stages.media.requests:chunk", number, step, seconds, anew, spare_s=seconds)
 
         while done < len(positions):
             arrays = None if arrays is None else chunk(None)
@@ -179,7 +184,13 @@ class Media:
 
     def run(self, function: str, *args: Any) -> Any:
         """function(*args) in the sandbox, under the same limits; see `map_frames` for what it may return."""
-        return self._sandbox.call(function, *args)
+        return self._ask(function, *args)
+
+    def _ask(self, function: str, *args: Any, spare_s: float = 0.0) -> Any:
+        try:
+            return self._sandbox.call(function, *args, spare_s=spare_s)
+        except CandidateError as error:
+            raise CandidateError(error.reason, named(error.message)) from error
 
     def close(self) -> None:
         """End the child. Idempotent; a later call would start a new one."""
@@ -192,7 +203,7 @@ class Media:
         self.close()
 
     def _call(self, function: str, ref: MediaRef, needed: NDArray[np.int64] | None, *args: Any) -> Any:
-        return self._sandbox.call(function, self._located(ref, needed), self.limits, *args)
+        return self._ask(function, self._located(ref, needed), self.limits, *args)
 
     def _located(self, ref: MediaRef, needed: NDArray[np.int64] | None = None) -> Located:
         """needed: positions of frames; None for all, and for their times. Only the files that hold them are looked for."""

@@ -8,9 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from schemas.candidate import MediaFile
 from schemas.verdict import CandidateError, Reason
-from stages.storage.entry import Entry, Kind
+from stages.storage.entry import Entry, Kind, Stamp
 from stages.storage.paths import printable, resolve, storage_error
-
 
 _FOLDERS = 1024  # that are remembered to lie below the root: files come folder by folder
 
@@ -40,6 +39,10 @@ class LocalStore:
         """
         found = []
         for name in names:
+            if name == ".":  # the input is one file
+                size, mtime_ns, _ = self.stamp(name)
+                found.append(MediaFile(name, size, mtime_ns))
+                continue
             folder, _, last = name.rpartition("/")
             try:
                 status = os.lstat(self._top + name) if last.isascii() and name[:1] != "/" and self._is_inside(folder) else None
@@ -69,7 +72,23 @@ class LocalStore:
 
     def locate(self, name: str) -> Path:
         """The plain file's absolute path. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN)."""
-        return Path(os.path.realpath(self.root)) if name == "." else resolve(self.root, name)
+        return resolve(self.root.parent, self.root.name) if name == "." else resolve(self.root, name)
+
+    def stamp(self, name: str) -> Stamp:
+        """As the file is now. Raises CandidateError as `locate`."""
+        try:
+            found = self.locate(name).stat()
+        except OSError as error:
+            raise storage_error(error, name) from error
+        return Stamp(found.st_size, found.st_mtime_ns, "")
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Those bytes, fewer at the end. Raises CandidateError as `locate`."""
+        try:
+            with self.locate(name).open("rb") as file:
+                return os.pread(file.fileno(), stop - start, start)
+        except OSError as error:
+            raise storage_error(error, name) from error
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -77,12 +96,3 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return entry.is_dir()
     except OSError:
         return False  # identify says what is wrong with it
-
-
-def read_file(path: Path, name: str, most: int) -> bytes:
-    """At most `most` bytes from the start. Raises CandidateError (E_IO, E_OPEN)."""
-    try:
-        with path.open("rb") as file:
-            return file.read(most)
-    except OSError as error:
-        raise storage_error(error, name) from error
