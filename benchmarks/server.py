@@ -1,6 +1,10 @@
-"""A web server that answers byte ranges, with a delay before every answer as object stores have one; counts what it does."""
+"""A web server that answers byte ranges, with a delay before every answer as object stores have one; counts what it does.
+
+It lists its folders as web servers do, by pages of links.
+"""
 
 import contextlib
+import html
 import os
 import re
 import time
@@ -9,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
+from urllib.parse import quote, unquote
 
 
 class RangeServer:
@@ -71,7 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(ours.latency_s)
         if ours.count(0) <= ours.fail_first:
             return self._empty(HTTPStatus.SERVICE_UNAVAILABLE)
-        path = (ours.folder / self.path.lstrip("/")).resolve()
+        path = (ours.folder / unquote(self.path).lstrip("/")).resolve()
+        if path.is_relative_to(ours.folder) and path.is_dir():
+            return self._page(path, body)
         if not path.is_relative_to(ours.folder) or not path.is_file():
             return self._empty(HTTPStatus.NOT_FOUND)
         size = path.stat().st_size
@@ -87,6 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
         if ours.ranges:
             self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Last-Modified", self.date_time_string(int(path.stat().st_mtime)))
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         if body:
@@ -100,6 +108,17 @@ class _Handler(BaseHTTPRequestHandler):
                 start += sent
                 with self.server_of._lock:
                     self.server_of.bytes_sent += sent
+
+    def _page(self, folder: Path, body: bool) -> None:
+        names = [f"{path.name}/" if path.is_dir() else path.name for path in sorted(folder.iterdir())]
+        links = "".join(f'<a href="{quote(name)}">{html.escape(name)}</a>' for name in ["../", *names])
+        page = f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        if body:
+            self.wfile.write(page)
 
     def _empty(self, status: HTTPStatus) -> None:
         self.send_response(status)
