@@ -27,6 +27,10 @@ from stages.stage import Limit, Sampler, Scorer, Stage
 
 _T = TypeVar("_T")
 
+MAX_RECIPE_BYTES = 1 << 20  # a shipped one has 3 kB
+# What PyYAML says of a text that is none, and what its constructors of dates and numbers stumble over.
+_NO_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -135,7 +139,7 @@ def _find(name: str, known: Mapping[str, type[_T]], base: Any, where: str, what:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: of what is no module's name at all
         raise RecipeError(f"{where}: no {what} {name!r}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise RecipeError(f"{where}: {name!r} is no {what}; it must be a class derived from {base.__module__}.{base.__name__}")
@@ -154,10 +158,12 @@ def load_recipe(name_or_path: str) -> Recipe:
     path = shipped.get(name_or_path) or Path(name_or_path)
     if not path.is_file():
         raise RecipeError(f"no recipe {name_or_path!r}: neither a file nor one of the shipped recipes{nearest(name_or_path, shipped)}")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path} has {path.stat().st_size} bytes; a recipe has at most {MAX_RECIPE_BYTES}")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable as YAML: {error}") from None
+    except _NO_YAML as error:
+        raise RecipeError(f"{path}: not readable as YAML: {str(error)[:1000] or type(error).__name__}") from None
     return parse_recipe(document)
 
 

@@ -80,12 +80,23 @@ def _found(source: Source, tree: Tree) -> Iterator[Candidate]:
 
 
 def read_plan(output: Location) -> list[Planned]:
-    """Every planned unit, in order."""
-    planned = []
+    """Every planned unit, in order. Raises PlanError for what is no plan."""
+    planned: list[Planned] = []
     for name in _batches(output):
-        for line in read_bytes(output / "plan" / name).decode("ascii").split("\n")[:-1]:
-            entry = json.loads(line)
-            planned.append(Planned(entry["unit"], entry["source"], tuple(entry["candidates"])))
+        data = read_bytes(output / "plan" / name)
+        try:
+            planned += [_planned(line) for line in data.decode("ascii").split("\n")[:-1]]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            what = f"{output / 'plan' / name}: is no plan ({str(error)[:200] or type(error).__name__})"
+            raise PlanError(f"{what}; put back what a run wrote there, or choose another --output") from None
+    return planned
+
+
+def _planned(line: str) -> Planned:
+    entry = json.loads(line)
+    planned = Planned(entry["unit"], entry["source"], tuple(entry["candidates"]))
+    if not all(isinstance(name, str) for name in (planned.unit, planned.source, *planned.candidates)):
+        raise TypeError("the names of units, sources and candidates are texts")
     return planned
 
 
@@ -186,9 +197,12 @@ def read_captions(path: Path) -> dict[str, str]:
     Raises ValueError that names the line.
     """
     try:
-        return _captions_in(path, path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}") from None
+        found = _captions_in(path, path.read_text(encoding="utf-8-sig"))
+    except (ValueError, csv.Error, RecursionError) as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+    # JSON's escapes can write halves of characters, which no file can hold.
+    return {key: text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for key, text in found.items()}
 
 
 def _captions_in(path: Path, text: str) -> dict[str, str]:

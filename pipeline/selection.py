@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.binding import shipped_recipes, source_of
 from pipeline.store import Location, names, open_file, read_json, size_of, stable_hash, write_json, write_table
 from schemas.recipe import Recipe, SourceSpec
-from schemas.typed import nearest
+from schemas.typed import build, nearest
 from stages.stage import Stage
 
 SELECTION_VERSION = 1
@@ -205,9 +205,13 @@ def read_selection(output: Location, name: str) -> Selection:
         raise SelectionError(f"{path}: no such selection{hint}")
     try:
         document = read_json(path)
-        settings = tuple(Setting(**each) for each in document["settings"])
-        return Selection(name, settings, *(document[each] for each in ("manifest", "recipe", "counts", "rows_sha256")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        settings = tuple(build(Setting, each, "settings") for each in document["settings"])
+        found = Selection(name, settings, *(document[each] for each in ("manifest", "recipe", "counts", "rows_sha256")))
+        texts, mappings = (found.manifest, found.rows_sha256), (found.recipe, found.counts)
+        if not all(isinstance(each, str) for each in texts) or not all(isinstance(each, Mapping) for each in mappings):
+            raise TypeError("manifest and rows_sha256 must be texts, recipe and counts mappings")
+        return found
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise SelectionError(f"{path}: cannot be read ({type(error).__name__}: {error}); write the selection again") from None
 
 

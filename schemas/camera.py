@@ -23,6 +23,10 @@ Array = NDArray[np.float64]
 # Published files are rounded to about six digits; anything worse is not a rotation.
 ROTATION_TOLERANCE = 1e-3
 
+# Ours: beyond any camera, and small enough that what is computed of them stays finite.
+MAX_SIDE = 65536  # pixels
+LARGEST = 1e9  # of a position's coordinates, of K's entries and of distortion coefficients; a focal length is at least 1 / LARGEST
+
 
 @dataclass(frozen=True, slots=True)
 class Lens:
@@ -78,6 +82,9 @@ class CameraTrack:
             raise CandidateError(Reason.E_CAMERA, f"K must be [{len(c2w)},3,3] to go with c2w, got {list(K.shape)}")
         check_poses(c2w)
         check_intrinsics(K, self.width, self.height)
+        if not all(abs(each) <= LARGEST for each in self.distortion):  # NaN is not either
+            coefficients = " ".join(f"{each:g}" for each in self.distortion)
+            raise CandidateError(Reason.E_CAMERA, f"the coefficients are {coefficients}; expected finite numbers up to {LARGEST:g}")
         object.__setattr__(self, "c2w", c2w)
         object.__setattr__(self, "K", K)
 
@@ -111,13 +118,13 @@ class CameraTrack:
 
 
 def check_poses(c2w: Array) -> None:
-    """Raise CandidateError(E_CAMERA) unless every [4,4] is finite and rigid: a proper rotation and [0,0,0,1] below."""
+    """Raise CandidateError(E_CAMERA) unless every [4,4] is rigid: a proper rotation, [0,0,0,1] below, no coordinate beyond LARGEST."""
     if len(c2w) == 0:
         raise CandidateError(Reason.E_CAMERA, "no camera poses; at least one is needed")
     bad = ~np.isfinite(c2w).all(axis=(1, 2))
     if bad.any():
         raise CandidateError(Reason.E_CAMERA, f"pose {int(bad.argmax())} holds NaN or infinity")
-    R = c2w[:, :3, :3]
+    R = np.clip(c2w[:, :3, :3], -2.0, 2.0)  # no rotation has such entries; their squares would not stay finite
     error = np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
     determinant = np.linalg.det(R)
     bad = (error > ROTATION_TOLERANCE) | (np.abs(determinant - 1) > 3 * ROTATION_TOLERANCE)
@@ -130,16 +137,22 @@ def check_poses(c2w: Array) -> None:
         )
     if np.abs(c2w[:, 3] - [0, 0, 0, 1]).max() > 1e-9:
         raise CandidateError(Reason.E_CAMERA, "the last row of a pose must be 0 0 0 1")
+    far = np.abs(c2w[:, :3, 3]).max(axis=1)
+    if far.max() > LARGEST:
+        raise CandidateError(Reason.E_CAMERA, f"pose {int(far.argmax())} lies {far.max():g} away; a coordinate is at most {LARGEST:g}")
 
 
 def check_intrinsics(K: Array, width: int, height: int) -> None:
-    """Raise CandidateError(E_CAMERA) unless K is finite with positive focal lengths and the image size is positive."""
-    if width <= 0 or height <= 0:
-        raise CandidateError(Reason.E_CAMERA, f"image size must be positive, got {width}x{height}")
+    """Raise CandidateError(E_CAMERA) unless K's focal lengths are positive, its entries at most LARGEST, and the sides 1 to MAX_SIDE."""
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise CandidateError(Reason.E_CAMERA, f"image sides must be positive, at most {MAX_SIDE}; got {width!s:.12}x{height!s:.12}")
     if not np.isfinite(K).all():
         raise CandidateError(Reason.E_CAMERA, "intrinsics hold NaN or infinity")
-    if (K[:, 0, 0] <= 0).any() or (K[:, 1, 1] <= 0).any():
-        raise CandidateError(Reason.E_CAMERA, f"focal lengths must be positive, got fx {K[:, 0, 0].min():g}, fy {K[:, 1, 1].min():g}")
+    focal = K[:, [0, 1], [0, 1]]
+    if (focal <= 1 / LARGEST).any():
+        raise CandidateError(Reason.E_CAMERA, f"focal lengths must be positive, got fx {focal[:, 0].min():g}, fy {focal[:, 1].min():g}")
+    if (np.abs(K) > LARGEST).any():
+        raise CandidateError(Reason.E_CAMERA, f"intrinsics hold {np.abs(K).max():g}; at most {LARGEST:g} pixels are allowed")
 
 
 def intrinsics(fx: float, fy: float, cx: float, cy: float, frames: int = 1) -> Array:

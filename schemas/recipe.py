@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from schemas.typed import RecipeError, bounded, build
+from schemas.typed import RecipeError, bounded, build, shown
 
 AngleKind = Literal["parallax", "axis", "rotation"]
 
@@ -100,11 +100,11 @@ class Recipe:
 def parse_recipe(document: Any, where: str = "recipe") -> Recipe:
     """A recipe from its YAML document. Raises RecipeError that names the place and what is allowed."""
     if not isinstance(document, Mapping):
-        raise RecipeError(f"{where}: a recipe is a mapping with the keys 'name' and 'sources', got {document!r}")
+        raise RecipeError(f"{where}: a recipe is a mapping with the keys 'name' and 'sources', got {shown(document)}")
     document = dict(document)
     sources = document.pop("sources", None)
     if not isinstance(sources, Mapping) or not sources:
-        raise RecipeError(f"{where}.sources: expected at least one source, got {sources!r}")
+        raise RecipeError(f"{where}.sources: expected at least one source, got {shown(sources)}")
     recipe = build(Recipe, document, where)
     parsed = {str(name): _source(str(name), source, f"{where}.sources.{name}") for name, source in sources.items()}
     return Recipe(**{**vars(recipe), "sources": parsed})
@@ -112,11 +112,11 @@ def parse_recipe(document: Any, where: str = "recipe") -> Recipe:
 
 def _source(name: str, document: Any, where: str) -> SourceSpec:
     if not isinstance(document, Mapping):
-        raise RecipeError(f"{where}: expected a mapping, got {document!r}")
+        raise RecipeError(f"{where}: expected a mapping, got {shown(document)}")
     document = {"ingest": name, **document}
     stages = document.pop("stages", [])
     if not isinstance(stages, list):
-        raise RecipeError(f"{where}.stages: expected a list, got {stages!r}")
+        raise RecipeError(f"{where}.stages: expected a list, got {shown(stages)}")
     source = build(SourceSpec, document, where)
     return SourceSpec(**{**vars(source), "stages": tuple(_stage(stage, f"{where}.stages[{i}]") for i, stage in enumerate(stages))})
 
@@ -129,4 +129,4 @@ def _stage(document: Any, where: str) -> StageSpec:
         name, settings = next(iter(document.items()))
         if settings is None or isinstance(settings, Mapping):
             return StageSpec(str(name), dict(settings or {}))
-    raise RecipeError(f"{where}: expected a stage's name or 'name: {{settings}}', got {document!r}")
+    raise RecipeError(f"{where}: expected a stage's name or 'name: {{settings}}', got {shown(document)}")

@@ -5,7 +5,7 @@ Every message says what, the value, what is allowed, and where it stands.
 
 import dataclasses
 import difflib
-import math
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,8 +14,18 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 T = TypeVar("T")
 
 
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxlong, _SHOWN.maxother = 4, 200, 60, 200
+_SHOWN.maxdict = _SHOWN.maxlist = _SHOWN.maxtuple = _SHOWN.maxset = 10
+
+
 class RecipeError(ValueError):
     """A recipe that cannot be run as written. The message names the place in the recipe."""
+
+
+def shown(value: Any) -> str:
+    """`repr`, which ends, however deep and long the value: YAML's aliases write thousands of millions of entries in a few lines."""
+    return _SHOWN.repr(value)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -43,11 +53,11 @@ def build(cls: type[T], values: Any, where: str) -> T:
     if values is None:
         values = {}
     if not isinstance(values, Mapping):
-        raise RecipeError(f"{where}: expected a mapping, got {values!r}")
+        raise RecipeError(f"{where}: expected a mapping, got {shown(values)}")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise RecipeError(f"{where}: unknown key {key!r}{nearest(str(key), fields)}")
+            raise RecipeError(f"{where}: unknown key {shown(key)}{nearest(str(key)[:200], fields)}")
     hints = typing.get_type_hints(cls)
     made = {}
     for name, field in fields.items():
@@ -75,21 +85,21 @@ def _convert(hint: Any, value: Any, where: str, metadata: Mapping[str, Any]) -> 
         return _convert(rest[-1], value, where, metadata)
     if origin is Literal:
         if value not in arguments:
-            hint_text = nearest(value, map(str, arguments)) if isinstance(value, str) else ""
-            raise RecipeError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}{hint_text}")
+            hint_text = nearest(value[:200], map(str, arguments)) if isinstance(value, str) else ""
+            raise RecipeError(f"{where}: {shown(value)} is not one of {', '.join(map(repr, arguments))}{hint_text}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise RecipeError(f"{where}: expected a list, got {value!r}")
+            raise RecipeError(f"{where}: expected a list, got {shown(value)}")
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_convert(arguments[0], each, f"{where}[{i}]", metadata) for i, each in enumerate(value))
         if len(value) != len(arguments):
-            raise RecipeError(f"{where}: expected {len(arguments)} values, got {value!r}")
+            raise RecipeError(f"{where}: expected {len(arguments)} values, got {shown(value)}")
         pairs = enumerate(zip(arguments, value, strict=True))
         return tuple(_convert(argument, each, f"{where}[{i}]", metadata) for i, (argument, each) in pairs)
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{where}: expected a mapping, got {value!r}")
+            raise RecipeError(f"{where}: expected a mapping, got {shown(value)}")
         return {str(key): _convert(arguments[1], each, f"{where}.{key}", metadata) for key, each in value.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, where)
@@ -101,13 +111,18 @@ def _scalar(hint: Any, value: Any, where: str, metadata: Mapping[str, Any]) -> A
         return value
     accepted: Any = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{where}: expected {hint.__name__}, got {value!r}")
+        raise RecipeError(f"{where}: expected {hint.__name__}, got {shown(value)}")
     if hint in (int, float):
         low, high = metadata.get("low"), metadata.get("high")
-        if math.isnan(value) or not ((low is None or value >= low) and (high is None or value <= high)):
+        try:
+            number = hint(value)
+            within = number == number and (low is None or number >= low) and (high is None or number <= high)
+        except OverflowError:  # an integer beyond floating point
+            within = False
+        if not within:
             span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
-            raise RecipeError(f"{where}: {value!r} is out of range; it must be {span}")
-        return hint(value)
+            raise RecipeError(f"{where}: {shown(value)} is out of range; it must be {span}")
+        return number
     return value
 
 

@@ -27,7 +27,9 @@ _DIGITS = re.compile(r"([0-9]+)")
 def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
     """Sort key that reads numbers as numbers: "scene2" before "scene10". Total: names that tie are ordered as text."""
     parts = _DIGITS.split(name)
-    return tuple((int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)), name
+    # A number is told by how many digits it has, then by these: int() refuses thousands of them.
+    numbers = (part.lstrip("0") for part in parts[1::2])
+    return tuple((len(number := next(numbers)), number) if i % 2 else (-1, part) for i, part in enumerate(parts)), name
 
 
 def require_folder(tree: Tree) -> None:

@@ -172,8 +172,9 @@ def normalised_track(trajectory: Trajectory, width: int, height: int, rule: Aspe
             left, top = (whole[0] - width) / 2, (whole[1] - height) / 2
             note = f"{odd}: crop at centre of {whole[0]:.2f}x{whole[1]:.2f}"
     K = np.zeros((len(fx), 3, 3))
-    K[:, 0, 0], K[:, 0, 2] = fx * whole[0], cx * whole[0] - left
-    K[:, 1, 1], K[:, 1, 2] = fy * whole[1], cy * whole[1] - top
+    with np.errstate(all="ignore"):  # what overflows is refused below
+        K[:, 0, 0], K[:, 0, 2] = fx * whole[0], cx * whole[0] - left
+        K[:, 1, 1], K[:, 1, 2] = fy * whole[1], cy * whole[1] - top
     K[:, 2, 2] = 1
     return CameraTrack(from_w2c(trajectory.w2c), K, width, height, "arbitrary"), note
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.camera import Array, CameraTrack, Scale, from_w2c, intrinsics
+from schemas.camera import LARGEST, Array, CameraTrack, Scale, from_w2c, intrinsics
 from schemas.typed import nearest
 from schemas.verdict import CandidateError, Reason
 
@@ -138,8 +138,8 @@ def _numbers(value: Any, where: str) -> Array:
 
 def _vector(value: Any, where: str) -> Array:
     vector = _numbers(value, where)
-    if vector.shape != (3,) or not np.isfinite(vector).all():
-        raise _wrong(where, value, "three finite numbers")
+    if vector.shape != (3,) or not (np.abs(vector) <= LARGEST).all():  # NaN is not either
+        raise _wrong(where, value, f"three numbers up to {LARGEST:g}")
     return vector
 
 

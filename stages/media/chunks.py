@@ -7,6 +7,9 @@ A chunk is a list of scenes: {"key": str, "url": str, "timestamps": int [N] micr
 import errno
 import os
 import pickle
+import struct
+import tarfile
+import zipfile
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +19,12 @@ from numpy.typing import NDArray
 from schemas.verdict import CandidateError, Reason
 from stages.media.memory import loading_library
 from stages.storage.paths import storage_error
+
+# How torch.load says that an archive is broken; and what its restricted unpickler, or the legacy format's reader, stumbles over.
+STUMBLES = (
+    *(RuntimeError, ValueError, EOFError, KeyError, IndexError, AttributeError, TypeError, AssertionError, OverflowError, struct.error),
+    *(RecursionError, zipfile.BadZipFile, tarfile.TarError),
+)
 
 
 def chunk_scenes(path: str) -> list[dict[str, Any]]:
@@ -90,7 +99,7 @@ def _load_once(path: str, size: int, mtime_ns: int) -> list[Any]:
         raise storage_error(error, path) from error
     except pickle.UnpicklingError as error:
         raise CandidateError(Reason.E_OPEN, f"the chunk cannot be loaded with weights_only=True: {str(error)[:300]}") from error
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:  # torch's ways to say that the archive is broken
+    except STUMBLES as error:
         reason = Reason.E_TRUNCATED if zipped else Reason.E_OPEN
         raise CandidateError(reason, f"the chunk is broken: {str(error)[:300]}") from error
     if not isinstance(scenes, list):

@@ -57,15 +57,16 @@ def blame(source: Source) -> Iterator[None]:
     Demuxers report failing storage as the end of the file, so a file that seems broken is read once more as plain bytes:
     if that fails it was storage (E_IO).
     """
+    name = source if isinstance(source, str) else "a file in memory"
     try:
         yield
-    except OSError as error:
-        raise storage_error(error, source if isinstance(source, str) else "a file in memory") from error
-    except (CandidateError, av.error.FFmpegError) as error:
-        broken = error if isinstance(error, CandidateError) else _reason_of(error)
+    except (CandidateError, av.error.FFmpegError) as error:  # before OSError, which some of FFmpeg's are too
+        broken = error if isinstance(error, CandidateError) else _reason_of(error, name)
         if isinstance(source, str) and broken.reason in (Reason.E_OPEN, Reason.E_TRUNCATED):
             _read_again(source)
         raise broken from error
+    except OSError as error:
+        raise storage_error(error, name) from error
 
 
 @contextmanager
@@ -86,6 +87,8 @@ def open_video(source: Source, limits: MediaLimits, demuxer: str, to_decode: boo
             raise CandidateError(Reason.E_NO_VIDEO, f"the file holds no video stream, only: {found}")
         stream = streams[0]
         context = stream.codec_context
+        if context is None:
+            raise CandidateError(Reason.E_OPEN, "the file's video has a codec that FFmpeg does not know; re-encode it")
         check_caps(limits, width=context.width, height=context.height)
         if context.width * context.height == 0:
             _explain_no_size(source, limits, demuxer)
@@ -105,6 +108,8 @@ def _explain_no_size(source: Source, limits: MediaLimits, demuxer: str) -> NoRet
     """
     with av.open(_file(source), "r", format=demuxer, options={"protocol_whitelist": "file", "skip_frame": "all"}) as container:
         for stream in container.streams.video:
+            if stream.codec_context is None:
+                continue
             check_caps(limits, width=stream.codec_context.width, height=stream.codec_context.height)
     raise CandidateError(Reason.E_OPEN, "the size of the picture cannot be told from the file; re-encode it")
 
@@ -202,10 +207,14 @@ def _average_rate(stream: VideoStream, pts: np.ndarray) -> Fraction:
     return Fraction(stream.average_rate or 0)
 
 
-def _reason_of(error: av.error.FFmpegError) -> CandidateError:
+def _reason_of(error: av.error.FFmpegError, name: str) -> CandidateError:
     if error.errno == errno.ENOMEM:
         raise MemoryError(str(error)) from error
-    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOENT):
+    if error.errno == errno.EIO:  # Matroska's demuxer says so of a broken file; whether storage failed, reading it again tells
+        return CandidateError(Reason.E_TRUNCATED, "the container breaks off")
+    if isinstance(error, OSError):
+        return storage_error(error, name)
+    if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.ENOENT):
         return CandidateError(Reason.E_IO, f"storage failed: {error.strerror}")
     return CandidateError(Reason.E_OPEN, f"the container cannot be read: {error.strerror}")
 

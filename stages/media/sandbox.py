@@ -20,7 +20,7 @@ import weakref
 from typing import IO, Any
 
 from schemas.recipe import MediaLimits
-from schemas.verdict import CandidateError, Reason
+from schemas.verdict import ERRORS, SKIPS, CandidateError, Reason
 from stages.media import wire
 
 _START_S = 120.0  # to import the libraries, on a loaded machine and cold storage
@@ -91,7 +91,7 @@ class Sandbox:
             [(kind, content)] = answer.items()
             if kind == "value":
                 return content
-            if kind == "candidate" and content[0] in list(Reason):
+            if kind == "candidate" and isinstance(content, list) and len(content) == 2 and content[0] in [*ERRORS, *SKIPS]:
                 raise CandidateError(Reason(content[0]), str(content[1]))
             if kind == "oom":
                 self._discard()

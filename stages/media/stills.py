@@ -25,8 +25,15 @@ _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})
 def picture_header(head: bytes, name: str) -> tuple[str, int, int]:
     """(format, width, height) of an encoded picture from its first bytes; format is "jpeg", "png", "bmp" or "webp".
 
-    Raises CandidateError: E_OPEN for another format, E_TRUNCATED where the header itself is cut off.
+    Raises CandidateError: E_OPEN for another format or a picture without pixels, E_TRUNCATED where the header itself is cut off.
     """
+    kind, width, height = _picture_header(head, name)
+    if width < 1 or height < 1:
+        raise CandidateError(Reason.E_OPEN, f"{name} is a {kind} of {width}x{height} pixels; it must be at least 1x1")
+    return kind, width, height
+
+
+def _picture_header(head: bytes, name: str) -> tuple[str, int, int]:
     try:
         if head[:3] == b"\xff\xd8\xff":
             return "jpeg", *_jpeg_size(head)

@@ -46,7 +46,7 @@ def unpack(receive: Callable[[int], bytearray], max_bytes: int) -> Any:
         if min(sizes, default=0) < 0 or sum(sizes) > max_bytes:
             raise WireError(f"a message of {sum(sizes)} bytes, at most {max_bytes} are taken")
         return _decode(message["value"], [receive(size) for size in sizes])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise WireError(f"malformed: {error}") from error
 
 

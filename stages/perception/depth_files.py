@@ -8,6 +8,7 @@ The files are as little trusted as footage: `known_maps` is made for `Media.run`
 anything of that size is read, and nothing is ever unpickled.
 """
 
+import errno
 import json
 import lzma
 import math
@@ -114,9 +115,9 @@ def read_npz(
                     metres = np.frombuffer(_exactly(file, size), dtype).reshape(1, *shape[-2:]).astype(np.float32)
                     yield DepthMaps(_tidy(metres), None if every_K is None else every_K[frame : frame + 1])
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):
             raise storage_error(error, str(path)) from None
-        raise _no_depth_file(path, error) from None  # what bz2 says of bytes that are none
+        raise _no_depth_file(path, error) from None  # what bz2 says of bytes that are none, and a seek to before the file's beginning
     except _BROKEN as error:
         raise _no_depth_file(path, error) from None
 

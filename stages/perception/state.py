@@ -5,6 +5,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from stages.media.chunks import STUMBLES
 from stages.perception.weights import WeightsError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def read_state(path: Path, *, harmless: tuple[type, ...] = ()) -> dict[str, Any]
             return dict(load_file(path))
         with torch.serialization.safe_globals(list(harmless)):
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (UnpicklingError, SafetensorError, OSError, *STUMBLES) as error:
         raise WeightsError(
             f"{path} is no checkpoint that can be read safely ({_reason(error)}); fetch it again, or ask whence it came"
         ) from None
