@@ -3,6 +3,7 @@
 A million samples are a few hundred megabytes of NumPy and Arrow columns; objects per sample are made when asked for.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -56,7 +57,8 @@ class Catalog:
     digest: hex sha256 over the sorted (sample_id, content_sha256, shard) of the chosen samples. The shard's name stands for the
     place in the shard (it holds a hash of what was packed in which order), which the order of training depends on.
     kinds [N] int8: positions in KINDS. n_views, frames [N] int32: frames of the packed media, UNKNOWN where not known.
-    texts [N] bool. shards [N] int32: ascending numbers of the shards. pairs: angles between views.
+    texts [N] bool. shards [N] int32: ascending numbers of the shards. pairs: angles between views. licenses: samples by licence, "none"
+    where the recipe stated none, most first.
     encoding: how `pipeline.encode_latents` made the folder; None for a folder with pictures.
     """
 
@@ -68,6 +70,7 @@ class Catalog:
     texts: NDArray[np.bool_]
     shards: NDArray[np.int32]
     pairs: Pairs
+    licenses: Mapping[str, int]
     encoding: Mapping[str, Any] | None
     _ids: pa.Array
     _view_ids: pa.Array
@@ -217,6 +220,7 @@ def _build(manifest: Manifest, rows: pa.Table) -> Catalog:
         texts=column["has_text"].to_numpy(zero_copy_only=False).astype(bool),
         shards=shards[order],
         pairs=Pairs(np.concatenate([[0], np.cumsum(n_pairs)]), flat["a"], flat["b"], flat["angle"]),
+        licenses=dict(Counter[str](pc.fill_null(column["license"], "none").to_pylist()).most_common()),
         encoding=encoding if isinstance(encoding, Mapping) else None,
         _ids=column["sample_id"],
         _view_ids=column["view_ids"],

@@ -1,6 +1,6 @@
 """Before the first step: can this data fill every step that the settings will draw? From the manifest alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,11 +54,12 @@ class Check:
 
     kinds: list[KindCount] = field(default_factory=list)
     phases: list[PhaseCount] = field(default_factory=list)
+    licenses: Mapping[str, int] = field(default_factory=dict)  # samples of the data by licence, whatever the mix draws
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The data mix as aligned tables, then the warnings."""
+        """The data mix as aligned tables, the licences in one line, then the warnings."""
         head: Sequence[Any] = ("kind", "share", "samples", "eligible", "with text", "epochs")
         rows = [(c.kind, f"{c.share:.0%}", c.samples, c.eligible, _percent(c.with_text, c.eligible), _number(c.epochs)) for c in self.kinds]
         lines = _table([head, *rows])
@@ -67,6 +68,8 @@ class Check:
             lines += _table(
                 [head, *((f"{p.begin}-{p.end}", f"{p.low:g}-{p.high:g}°", p.samples, p.pairs, _number(p.repeats)) for p in self.phases)]
             )
+        if self.licenses:
+            lines.append("licences: " + ", ".join(f"{name}: {count} samples" for name, count in self.licenses.items()))
         return lines + [f"warning: {warning}" for warning in self.warnings]
 
 
@@ -74,7 +77,7 @@ def check(catalog: Catalog, settings: LoaderSettings, steps: int, max_untexted: 
     """Look for everything that would stop or spoil `steps` steps. max_untexted: largest share of a kind's eligible samples
     that may lack text without a warning.
     """
-    result = Check()
+    result = Check(licenses=catalog.licenses)
     for kind in KINDS:
         of_kind = catalog.kinds == KINDS.index(kind)
         samples = eligible(catalog, settings, kind, None)

@@ -11,7 +11,7 @@ from pipeline.loader.manifest import CatalogError, Manifest
 
 _ANGLES = ("parallax", "axis", "rotation")
 _COLUMNS = [
-    *("sample_id", "status", "is_sample", "split", "has_text", "n_frames", "shard", "content_sha256", "view_ids.list.element"),
+    *("sample_id", "status", "is_sample", "split", "license", "has_text", "n_frames", "shard", "content_sha256", "view_ids.list.element"),
     *("pairs.list.element.a", "pairs.list.element.b", *(f"pairs.list.element.{kind}_deg.max" for kind in _ANGLES)),
     *("notes.key_value.key", "notes.key_value.value"),
 ]
@@ -40,7 +40,7 @@ def read_rows(manifest: Manifest) -> tuple[pa.Table, int]:
         kept = pc.and_(pc.and_(pc.equal(batch["status"], "kept"), batch["is_sample"]), pc.is_valid(batch["shard"]))
         batch = batch.filter(kept)
         a, b, angle = _pair_columns(batch)
-        plain = batch.select(["sample_id", "split", "has_text", "n_frames", "shard", "content_sha256", "view_ids"])
+        plain = batch.select(["sample_id", "split", "license", "has_text", "n_frames", "shard", "content_sha256", "view_ids"])
         batches.append(plain.append_column("a", a).append_column("b", b).append_column("angle", angle))
     table = pa.Table.from_batches(batches) if batches else None
     if table is None or len(table) == 0:

@@ -55,12 +55,14 @@ def test_sound_data_has_no_problem_and_the_numbers_are_right(tmp_path):
 
 
 def test_the_table_is_aligned_and_ends_with_the_warnings(tmp_path):
-    result = check(catalog_of(tmp_path, videos(text=False) + pictures() + clips()), replace(SETTINGS, curriculum=CURRICULUM), steps=30)
+    rows = [*videos(text=False), *pictures(other={"license": "CC-BY-4.0"}), *clips()]
+    result = check(catalog_of(tmp_path, rows), replace(SETTINGS, curriculum=CURRICULUM), steps=30)
     lines = result.lines()
     assert len({len(line) for line in lines[:4]}) == 1 and len({len(line) for line in lines[4:8]}) == 1
     assert lines[1].split() == ["multiview_video", "60%", "4", "4", "0%", "9"]
     assert lines[5].split() == ["0-10", "0-60°", "4", "8", "1.5"]
-    assert lines[8:] == [f"warning: {result.warnings[0]}"] and "have no text" in lines[8]
+    assert lines[8] == f"licences: none: {len(rows) - len(pictures())} samples, CC-BY-4.0: {len(pictures())} samples"
+    assert lines[9:] == [f"warning: {result.warnings[0]}"] and "have no text" in lines[9]
 
 
 @pytest.mark.parametrize(
