@@ -5,7 +5,7 @@ Resuming is running again: what is done is listed, subtracted, and the rest is d
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -214,15 +214,14 @@ def _pack_and_publish(
         return Result("failed", failures=failures)
     ordered = [records[shard.name] for shard in shards]
     totals = write_tables(settings.output, prepared.units, ordered, overruled)
-    _discard_outdated(settings.output, prepared.units, shards)
+    _discard_outdated(settings.output, prepared.units, shards, harvest.tars)
     over_budget = totals.errors > settings.error_budget * totals.judged
     return Result("done", totals, [], over_budget, len(shards), sum(record["bytes"] for record in ordered))
 
 
-def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[Shard]) -> None:
+def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[Shard], tars: Collection[str]) -> None:
     """Remove what the published manifest no longer names. Only now: until here it was what a killed run would resume from."""
-    keep = {unit_part(unit).name for unit in units} | {shard.record_path.name for shard in shards}
-    keep |= {str(tar) for tar in together(lambda unit: read_meta(unit_part(unit))["tar"], units, output) if tar}
+    keep = {unit_part(unit).name for unit in units} | {shard.record_path.name for shard in shards} | set(tars)
     _remove_but(parts_folder(output), _PART, keep)
     _remove_but(output / "shards", _SHARD, {shard.name for shard in shards})
     for folder in (output, output / "plan", output / "manifest" / "samples", output / "manifest" / "shards", output / "manifest" / "units"):

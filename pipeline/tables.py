@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.binding import Source
 from pipeline.duplicates import Duplicates, Printed, Twin, settings_of
-from pipeline.parts import members_from_json, meta_of, open_part, part_path, read_meta
+from pipeline.parts import members_from_json, meta_of, open_part, part_path
 from pipeline.shards import Kept, content_digests
 from pipeline.store import Location, names, remove, together, write_table
 from pipeline.unit import Unit
@@ -68,6 +68,7 @@ class Harvest:
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self.units = 0  # how many were taken
+        self.tars: set[str] = set()  # of the units, by name
         self._sources = sources
         self._kept: list[Kept] = []
         self._overruled: dict[str, Overruled] = {}
@@ -78,11 +79,13 @@ class Harvest:
     def take(self, units: Sequence[Unit]) -> Iterator[Kept]:
         """Samples of the units that are certain to be packed: none of a ranked source. Give each unit once, in plan order."""
         for batch in _batched(units, _UNITS_PER_FILE):
-            for unit, found in zip(batch, together(self._read, batch, batch[0].output), strict=True):
+            for unit, (found, tar) in zip(batch, together(self._read, batch, batch[0].output), strict=True):
                 self.units += 1
+                self.tars |= {tar} if tar else set()
                 yield from self.offer(unit.source.name, found)
 
-    def _read(self, unit: Unit) -> list[tuple[Kept, float, Printed | None]]:
+    def _read(self, unit: Unit) -> tuple[list[tuple[Kept, float, Printed | None]], str | None]:
+        """What its stages kept, and the name of its tar."""
         source = unit.source.name
         best_by, looks_for_twins = unit.source.spec.best_by, self._printed[source] is not None
         part = open_part(unit_part(unit))
@@ -95,7 +98,7 @@ class Harvest:
             kept = Kept(row["sample_id"], source, row["split"], row["payload_key"], members, tar)
             rank = _rank(row["scores"], best_by) if best_by else 0.0
             found.append((kept, rank, Printed.of(row) if looks_for_twins else None))
-        return found
+        return found, tar
 
     def offer(self, source: str, samples: Sequence[tuple[Kept, float, Printed | None]]) -> list[Kept]:
         """Take in samples of one source that its stages kept, each with its rank (smaller is better) and, where its source looks for
@@ -148,23 +151,27 @@ def write_tables(
     manifest = output / "manifest"
     shard_tables = (pa.Table.from_pylist(list(batch), schema=SHARDS) for batch in _batched(records, _SHARDS_PER_FILE))
     _write_files(manifest / "shards", SHARDS, shard_tables)
-    _write_files(
-        manifest / "samples", SAMPLES, (_sample_rows(batch, placed, overruled, totals) for batch in _batched(units, _UNITS_PER_FILE))
-    )
-    _write_files(manifest / "units", UNITS, (_unit_rows(batch) for batch in _batched(units, _UNITS_PER_FILE)))
+    unit_tables: list[pa.Table] = []
+
+    def sample_rows(units: Sequence[Unit]) -> pa.Table:
+        parts = together(_rows_of, units, output)
+        unit_tables.append(pa.Table.from_pylist([row for _, row in parts], schema=UNITS))
+        return _decided(pa.concat_tables([rows for rows, _ in parts]), placed, overruled, totals)
+
+    _write_files(manifest / "samples", SAMPLES, map(sample_rows, _batched(units, _UNITS_PER_FILE)))
+    _write_files(manifest / "units", UNITS, unit_tables)
     return totals
 
 
-def _unit_rows(units: Sequence[Unit]) -> pa.Table:
-    rows = together(lambda unit: read_meta(unit_part(unit))["units_row"], units, units[0].output)
-    return pa.Table.from_pylist([{**row, "seconds": list(row["seconds"].items())} for row in rows], schema=UNITS)
+def _rows_of(unit: Unit) -> tuple[pa.Table, dict[str, Any]]:
+    """Its samples' rows and its own. Its part is opened once for both: from an object store that is a request."""
+    part = open_part(unit_part(unit))
+    row = meta_of(part)["units_row"]
+    return part.read(columns=SAMPLES.names, use_threads=False), {**row, "seconds": list(row["seconds"].items())}
 
 
-def _sample_rows(
-    units: Sequence[Unit], placed: Mapping[str, tuple[str, str]], overruled: Mapping[str, Overruled], totals: Totals
-) -> pa.Table:
+def _decided(table: pa.Table, placed: Mapping[str, tuple[str, str]], overruled: Mapping[str, Overruled], totals: Totals) -> pa.Table:
     """The units' rows as they are, but for what only the whole run knows: twins, the ranking, and the shards."""
-    table = pa.concat_tables(together(lambda unit: open_part(unit_part(unit)).read(columns=SAMPLES.names), units, units[0].output))
     decided = table.select(["sample_id", "source", "status", "reasons", "is_source", "is_sample", "has_text", "notes"]).to_pylist()
     for row in decided:
         if (why := overruled.get(row["sample_id"])) is not None:
