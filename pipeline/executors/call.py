@@ -50,7 +50,7 @@ def _unseen(groups: tuple[tuple[str, ...], ...]) -> str | None:
     return next((group[0] for group in groups if not any(os.path.exists(path) for path in group)), None)
 
 
-def _blind(task: Task) -> Outcome | None:
+def blind(task: Task) -> Outcome | None:
     """Lost, where this machine does not see what the driver does; without this, it would write elsewhere and blame what it reads."""
     ends_at = time.monotonic() + _MOUNT_S
     while (path := _unseen(task.sees)) is not None:
@@ -66,8 +66,8 @@ def _blind(task: Task) -> Outcome | None:
 
 def perform(task: Task) -> Outcome:
     """Run the task here. Every exception becomes an Outcome; KeyboardInterrupt and SystemExit pass through."""
-    if (blind := _blind(task)) is not None:
-        return blind
+    if (unseeing := blind(task)) is not None:
+        return unseeing
     try:
         return Outcome(task.key, "done", resolve(task.function)(task.payload))
     except MemoryError:

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.executors import Outcome, Task
-from pipeline.executors.call import module_path, perform
+from pipeline.executors.call import blind, module_path, perform
 from pipeline.executors.process import ProcessExecutor
 
 if TYPE_CHECKING:
@@ -86,10 +86,19 @@ def connect(workers: int | None) -> bool:
 _for_suspects: list[ProcessExecutor] = []  # in a Ray worker: the child that suspect tasks run in, while they come
 
 
-def _run_task(task: Task) -> Iterator[Outcome | str]:
+@dataclass(frozen=True)
+class _Blind:
+    """How a task ended on a node that does not see what the driver does."""
+
+    outcome: Outcome
+
+
+def _run_task(task: Task) -> Iterator[Outcome | _Blind | str]:
     """What a Ray worker runs: its node's id when it starts, then the outcome."""
     yield _import_ray().get_runtime_context().get_node_id()
-    if task.suspect:
+    if (unseeing := blind(task)) is not None:
+        yield _Blind(unseeing)
+    elif task.suspect:
         yield _run_in_child(task)
     else:
         while _for_suspects:
@@ -119,7 +128,8 @@ class RayExecutor:
     """Ray Core tasks of `num_cpus` each, named by their keys in Ray's dashboard.
 
     With `workers` given, that many are in flight; otherwise twice as many as the cluster can run at once. Nothing is kept of a
-    task that has ended, here or in the object store.
+    task that has ended, here or in the object store. A node that does not see the run's files gets no further task while there
+    are others: it is idle most of the time, so Ray would choose it again and again.
     """
 
     def __init__(self, workers: int | None = None, num_cpus: float = 1.0) -> None:
@@ -130,6 +140,7 @@ class RayExecutor:
         self._function = self._ray.remote(max_retries=0, num_cpus=num_cpus, num_returns="streaming")(_run_task)
         self._flights: dict[Any, _Flight] = {}
         self._size = (0.0, 0)  # when the cluster was asked for its size, and what could run at once
+        self._avoided: set[str] = set()  # ids of nodes
         self._closed = False
 
     @property
@@ -144,8 +155,16 @@ class RayExecutor:
     def submit(self, task: Task) -> None:
         if self._closed:
             raise RuntimeError(f"task {task.key!r} came after close(); make a new executor")
-        stream = self._function.options(name=task.key).remote(task)
+        stream = self._function.options(name=task.key, **self._elsewhere()).remote(task)
         self._flights[stream] = _Flight(task, stream)
+
+    def _elsewhere(self) -> dict[str, Any]:
+        """Options that keep a task from the nodes to avoid; none where there is no other node that could run it."""
+        if not self._avoided:
+            return {}
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= self._num_cpus}
+        avoided = sorted(self._avoided & alive)
+        return {"label_selector": {"ray.io/node-id": f"!in({','.join(avoided)})"}} if avoided and alive - self._avoided else {}
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         ends_at = time.monotonic() + timeout_s
@@ -174,7 +193,7 @@ class RayExecutor:
     def _hear(self, flight: _Flight) -> Outcome | None:
         """The next word of a task that has spoken: its outcome, or None for the start mark."""
         try:
-            word: Outcome | str = self._ray.get(next(flight.stream))
+            word: Outcome | _Blind | str = self._ray.get(next(flight.stream))
         except Exception as error:  # Ray says by exceptions how a task ended; none of them may pass for a result
             word = self._judge(flight, error)
         if isinstance(word, str):
@@ -183,6 +202,9 @@ class RayExecutor:
                 flight.deadline = time.monotonic() + seconds + (_CHILD_START_S if flight.task.suspect else 0.0)
             return None
         del self._flights[flight.stream]
+        if isinstance(word, _Blind):
+            self._avoided.add(flight.node)
+            return word.outcome
         return word
 
     def _judge(self, flight: _Flight, error: Exception) -> Outcome:
