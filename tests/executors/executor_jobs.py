@@ -14,6 +14,10 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def size(payload: bytes) -> int:
+    return len(payload)
+
+
 def raise_it(error: Exception) -> None:
     raise error
 

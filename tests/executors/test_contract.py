@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from executor_jobs import ExplodesOnArrival
 
-from pipeline.executors import Executor, Outcome, Task
+from pipeline.executors import Executor, Outcome, Task, call
 from pipeline.executors.factory import make_executor
 from pipeline.executors.process import ProcessExecutor
 
@@ -103,6 +103,20 @@ def test_an_exception_is_an_outcome_with_its_traceback(executor: Executor) -> No
 )
 def test_storage_and_memory_are_told_from_bugs(executor: Executor, error: Exception, state: str) -> None:
     assert outcomes(executor, task("t", "raise_it", error))["t"].state == state
+
+
+def test_where_the_runs_files_are_not_seen_nothing_runs_and_the_machine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a group one path is enough; of every group one must be there. On a real other machine: test_cluster.py."""
+    monkeypatch.setattr(call, "_MOUNT_S", 0.2)
+    mark, gone, log = tmp_path / "mark", tmp_path / "gone", tmp_path / "log"
+    mark.touch()
+    job = {"path": str(log), "seconds": 0.0}
+    seeing = Task("seeing", "executor_jobs:log_interval", job, sees=((str(mark),), (str(gone), str(mark))))
+    assert call.perform(seeing).state == "done"
+    before = log.read_text()
+    blind = call.perform(Task("blind", "executor_jobs:log_interval", job, sees=((str(mark),), (str(gone),))))
+    assert blind.state == "lost" and f"{os.uname().nodename} does not see {gone}" in blind.message
+    assert log.read_text() == before
 
 
 @on(*ALL)

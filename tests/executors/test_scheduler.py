@@ -3,6 +3,7 @@ real deaths, hangs and exhaustion on the executors that contain them."""
 
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.executors import Executor, Outcome, State, Task
 from pipeline.executors.factory import make_executor
+from pipeline.executors.ray import RayExecutor
 from pipeline.scheduler import Policy, Summary, run, split
 from schemas.verdict import Reason
 
@@ -139,6 +141,50 @@ def test_works_are_taken_only_as_there_is_room() -> None:
     assert executor.most == 2
     assert ahead[:3] == [2, 3, 4]
     assert record.summary == Summary(done=20)
+
+
+def test_ten_thousand_units_are_never_in_flight_and_none_is_kept() -> None:
+    """What the driver holds at any moment does not grow with what is done."""
+    alive: set[int] = set()
+
+    class Counted(Batch):
+        def __init__(self, number: int) -> None:
+            super().__init__(f"w{number}", 1)
+            alive.add(number)
+            weakref.finalize(self, alive.discard, number)
+
+    most, done = 0, 0
+
+    def on_done(work: Counted, value: dict[int, str], tries: int) -> None:
+        nonlocal most, done
+        most, done = max(most, len(alive)), done + 1
+
+    executor = Scripted(behave_by_fate)
+    run(executor, (Counted(number) for number in range(10_000)), on_done=on_done, on_failed=lambda work, end: None)
+    assert done == 10_000 and executor.most == executor.slots
+    assert most <= executor.slots + 2, "those in flight, the one that ended, the one that is being taken"
+
+
+def test_ray_holds_what_is_in_flight_and_nothing_of_what_has_ended(ray_cluster: None) -> None:
+    """Units as large as large ones are: 0.3 MB to send, of which the 200 MB of object store hold a third; the rest would be spilled."""
+    from ray._private.internal_api import memory_summary
+
+    executor = RayExecutor()
+    held: list[int] = []
+
+    class Large(Batch):
+        def task(self, items: range | None, excluded: Mapping[int, tuple[Reason, str]]) -> Task:
+            return Task(self.name, "executor_jobs:size", bytes(300_000))
+
+    def on_done(work: Batch, value: int, tries: int) -> None:
+        assert value == 300_000
+        held.append(len(executor._flights))
+
+    run(executor, (Large(f"w{number}", 1) for number in range(1000)), on_done=on_done, on_failed=lambda work, end: pytest.fail(end.message))
+    executor.close()
+    assert len(held) == 1000 and max(held) <= 4, "twice the cluster's two CPUs"
+    said = memory_summary(stats_only=True)
+    assert "Plasma memory usage" in said and "Spilled" not in said, said
 
 
 def test_a_lost_task_runs_again_and_blames_nobody() -> None:
