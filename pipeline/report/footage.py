@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +14,11 @@ from pipeline.auditing.show import members_of
 from pipeline.binding import Source, source_of
 from pipeline.plan import discover
 from pipeline.store import read_range
-from schemas.candidate import Candidate, MediaFile, MediaRef
+from schemas.candidate import Candidate, MediaFile, MediaRef, View
+from schemas.frames import SceneView
 from schemas.recipe import MediaLimits, parse_recipe
 from schemas.typed import RecipeError
+from schemas.verdict import CandidateError
 from stages.media import Media
 from stages.storage import ROOT, Tree
 
@@ -88,12 +91,21 @@ class Footage:
             raise FootageGone("published without footage")
         if self._input is None:
             self._input = Media(tree, self._packed.limits)
-        by_name = {view.view_id: view for view in candidate.views}
+        views = self._seen(tree, candidate, self._input)
+        by_name = {view.view_id: view for view in views}
         frames = row["frame_index"]
         for i, name in enumerate(row["view_ids"][:most]):
             # A group drawn from one moving camera names its views itself; they all are that camera's.
-            view = by_name.get(name, candidate.views[0])
+            view = by_name.get(name, views[0])
             yield FootageView(self._input, view.media, frames[i] if frames else None)
+
+    def _seen(self, tree: Tree, candidate: Candidate, media: Media) -> Sequence[View | SceneView]:
+        """The candidate's views as the stages saw them: where the recipe undistorts, only loading tells the lens."""
+        assert self._source is not None  # _tree has checked it
+        if getattr(self._source.ingest.options, "undistort", False):
+            with suppress(CandidateError):  # then it had no lens, and no stage saw it
+                return self._source.ingest.load(tree, candidate, media).views
+        return candidate.views
 
     def _tree(self) -> Tree:
         root = self._output.run.get("inputs", {}).get(self._name)

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.auditing.folder import OutputFolder
+from pipeline.report.footage import Footage
 from pipeline.studio.layouts.dl3dv import OPENGL
 from pipeline.studio.video import write_mp4
 from schemas.camera import Lens, look_at
@@ -149,6 +151,20 @@ def test_curate_packs_undistorted_pixels_never_the_source_s_bytes(films, tmp_pat
     write_recipe(recipe, {name: {**source, "options": {"undistort": name == "dl3dv"}} for name, source in sources.items()})
     again = run(recipe, inputs, tmp_path / "out", "--executor=inline", "--no-report")
     assert again.verdicts("rig") == {"a": "error E_CAMERA"} and again.of("dl3dv", status="kept")[0] == output.of("dl3dv", status="kept")[0]
+
+
+def test_the_report_draws_what_the_stages_saw(films, tmp_path) -> None:
+    """A rejected scene is drawn from the input: undistorted, as it was judged."""
+    rig(tmp_path / "rig" / "a", films["fisheye"][0], document(cam=camera(FISHEYE)))
+    sources = {"rig": {"options": {"undistort": True}, "stages": [{"header": {"min_views": 2}}]}}
+    output = run(
+        write_recipe(tmp_path / "mine.yaml", sources), {"rig": tmp_path / "rig"}, tmp_path / "out", "--executor=inline", "--no-report"
+    )
+    (row,) = output.of("rig", status="rejected")
+    with Footage(OutputFolder(output.path), "rig") as footage:
+        (view,) = footage.views(row, 1)
+        (found,) = view.media.frames(view.ref, view.media.index(view.ref), [2])
+    near(found, films["fisheye"][0].pinhole)
 
 
 def test_a_rig_refuses_what_one_lens_cannot_describe(films, tmp_path, ingest, load) -> None:
