@@ -4,7 +4,7 @@ Layout (spec syncammaster.md 2.5), in folders at any of three levels below the i
 
     [1K/]<hash>/transforms.json                 nerfstudio's form, for the full-size pictures (stages/ingest/nerfstudio.py)
                 images_4/frame_00001.png, ...   960x540; or images_2/, images/ (full size), images_8/
-    <hash>/nerfstudio/...                       the same, as the benchmark has it
+    <hash>/nerfstudio/... or colmap/...         the same, as the benchmark and the sample of 11 scenes have it
 
 Guards. No transforms.json, NaN, no rotation, a position beyond 1e3, pictures of another size than the folder's name says:
 E_CAMERA. A pose whose picture is missing: E_FRAMECOUNT. No pictures: NO_FOOTAGE. Pictures without a pose are common (they
@@ -211,8 +211,9 @@ def _holds_scene(tree: Tree, folder: PurePosixPath) -> bool:
 
 
 def _place(tree: Tree, scene: PurePosixPath) -> PurePosixPath:
-    """Where the scene's files are: in its folder, in nerfstudio/ (the benchmark), or one deeper (unpacked into its own name)."""
-    return next((place for place in (scene, scene / "nerfstudio", scene / _name(tree, scene)) if _holds_scene(tree, place)), scene)
+    """Where the scene's files are: in its folder, in nerfstudio/ (the benchmark) or colmap/ (the sample), or one deeper (unpacked into its own name)."""
+    places = (scene, scene / "nerfstudio", scene / "colmap", scene / _name(tree, scene))
+    return next((place for place in places if _holds_scene(tree, place)), scene)
 
 
 def _json(tree: Tree, file: MediaFile) -> object:

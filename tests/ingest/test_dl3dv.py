@@ -203,6 +203,13 @@ def test_scenes_are_found_in_batches_in_the_benchmark_and_unpacked_twice(tmp_pat
         assert len(load(reader, tmp_path, by_id[name]).views[0].cameras) == 3
 
 
+def test_the_sample_keeps_its_scenes_in_colmap(tmp_path, ingest, load):
+    write_scene(tmp_path / HASHES[0] / "colmap")
+    reader = ingest("dl3dv")
+    (candidate,) = reader.discover(Tree(tmp_path))
+    assert candidate.candidate_id == HASHES[0] and len(load(reader, tmp_path, candidate).views[0].cameras) == 3
+
+
 def test_a_folder_without_scenes_says_what_was_looked_for(tmp_path, ingest):
     (tmp_path / "videos").mkdir()
     with pytest.raises(ValueError, match=r"no DL3DV scene.*transforms\.json"):
