@@ -137,10 +137,10 @@ def _stop_on_signals() -> threading.Event:
 
 def _write_report(output: Location, progress: Progress) -> Location | None:
     try:
-        from pipeline.report import write_report
+        from pipeline.report import drawn_already, write_report
 
         sweep(output / "report")
-        return write_report(output)
+        return drawn_already(output) or write_report(output)
     except Exception as error:  # the shards and the manifest are complete: a drawing that fails must not fail the run
         progress.note(f"the report could not be drawn ({type(error).__name__}: {error}); python -m pipeline.audit report {output}")
         return None

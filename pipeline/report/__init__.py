@@ -1,10 +1,12 @@
 """The report: one HTML file that needs nothing else, drawn from an output folder."""
 
-from pipeline.store import Location, write_bytes
+from hashlib import sha256
+
+from pipeline.store import Location, names, read_bytes, read_json, read_range, size_of, write_bytes
 
 
 def write_report(directory: Location, output: Location | None = None) -> Location:
-    """Draw DIR/report/index.html (or `output`) and return its path.
+    """Draw DIR/report/index.html (or `output`) and return its path. Its last line says what it was drawn from.
 
     The same folder and the same footage give the same bytes. Raises OutputError when `directory` is no output folder of
     pipeline.curate; footage that is missing or broken only costs its thumbnails.
@@ -12,6 +14,31 @@ def write_report(directory: Location, output: Location | None = None) -> Locatio
     from pipeline.auditing.folder import OutputFolder
     from pipeline.report.page import render
 
-    path = output if output is not None else directory / "report" / "index.html"
-    write_bytes(path, render(OutputFolder(directory)).encode("utf-8", "backslashreplace"))
+    path = output if output is not None else _path(directory)
+    page = render(OutputFolder(directory)) + _last_line(directory)
+    write_bytes(path, page.encode("utf-8", "backslashreplace"))
     return path
+
+
+def drawn_already(directory: Location) -> Location | None:
+    """The report's path, where it was drawn from the very tables and run.json that are there, by code that its commit tells; else None."""
+    path = _path(directory)
+    size, line = size_of(path), _last_line(directory).encode()
+    if not size or str(read_json(directory / "run.json")["code_version"]).endswith("-dirty"):
+        return None
+    return path if read_range(path, max(size - len(line), 0), len(line)) == line else None
+
+
+def _path(directory: Location) -> Location:
+    return directory / "report" / "index.html"
+
+
+def _last_line(directory: Location) -> str:
+    """The digest of run.json and of every table: whatever else the report shows lies in shards, which never change under their names."""
+    digest = sha256()
+    run = ["run.json"] if size_of(directory / "run.json") is not None else []
+    for name in [*run, *(f"manifest/{name}" for name in names(directory / "manifest", below=True))]:
+        data = read_bytes(directory / name)
+        digest.update(f"{name}\0{len(data)}\0".encode())
+        digest.update(data)
+    return f"\n<!-- drawn from {digest.hexdigest()} -->\n"

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.auditing.folder import OutputError, OutputFolder
+from pipeline.curate import main
 from pipeline.report import write_report
 from pipeline.report.data import load_source
 from pipeline.report.sheets import limit_sheet, limited_scores, other_reasons, reason_sheet
 from tests.audit.fabricate import HOSTILE, Fabricated, read_table, write_table
+from tests.engine import toy
 
 
 class Tags(HTMLParser):
@@ -122,3 +124,24 @@ def test_a_run_that_was_cut_short_says_so(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_output(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds neither manifest/ nor run"):
         write_report(tmp_path)
+
+
+def test_a_rerun_draws_the_report_only_where_something_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    footage = toy.make_numbers(tmp_path / "in", 4)
+
+    def rerun(code_version: str = "git:one", **touchy: float) -> tuple[int, bytes]:
+        monkeypatch.setattr("pipeline.run.code_version", lambda: code_version)
+        written = toy.recipe(tmp_path, touchy=touchy)
+        assert main([str(written), f"--input=numbers={footage}", f"--output={tmp_path / 'out'}", "--executor=inline", "--quiet"]) == 0
+        page = tmp_path / "out" / "report" / "index.html"
+        return page.stat().st_ino, page.read_bytes()
+
+    first = rerun()
+    assert rerun() == first, "left as it is"
+    changed = rerun(max_brightness=0.001)
+    assert changed[1] != first[1]
+    page = tmp_path / "out" / "report" / "index.html"
+    page.write_bytes(changed[1][:-200])
+    assert rerun(max_brightness=0.001)[1] == changed[1], "a page that is not whole is drawn again"
+    again = rerun("git:one-dirty", max_brightness=0.001)
+    assert rerun("git:one-dirty", max_brightness=0.001)[0] != again[0], "a commit and changes in it do not say which code draws"
