@@ -211,7 +211,8 @@ def _holds_scene(tree: Tree, folder: PurePosixPath) -> bool:
 
 
 def _place(tree: Tree, scene: PurePosixPath) -> PurePosixPath:
-    """Where the scene's files are: in its folder, in nerfstudio/ (the benchmark) or colmap/ (the sample), or one deeper (unpacked into its own name)."""
+    """Where the scene's files are: in its folder, in nerfstudio/ (the benchmark) or colmap/ (the sample), or one deeper (unpacked into
+    its own name)."""
     places = (scene, scene / "nerfstudio", scene / "colmap", scene / _name(tree, scene))
     return next((place for place in places if _holds_scene(tree, place)), scene)
 
