@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(ours.latency_s)
         if ours.count(0) <= ours.fail_first:
             return self._empty(HTTPStatus.SERVICE_UNAVAILABLE)
-        path = (ours.folder / unquote(self.path).lstrip("/")).resolve()
+        path = (ours.folder / unquote(self.path.partition("?")[0]).lstrip("/")).resolve()
         if path.is_relative_to(ours.folder) and path.is_dir():
             return self._page(path, body)
         if not path.is_relative_to(ours.folder) or not path.is_file():

@@ -33,7 +33,11 @@ def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
 
 
 def require_folder(tree: Tree) -> None:
-    """Raise FileNotFoundError unless the input is a folder, or is seen as one."""
+    """Raise FileNotFoundError unless the input is a folder, or is seen as one; ValueError for an archive that cannot be looked into."""
+    try:
+        tree.require(ROOT)
+    except CandidateError as problem:
+        raise ValueError(f"the input {tree} cannot be looked into: {problem.message}") from None
     if not tree.is_dir(ROOT):
         raise FileNotFoundError(f"the input {tree} is not a folder; give the folder that holds the dataset")
 

@@ -58,7 +58,7 @@ class Cache:
         with self._lock:
             keys = [(where, file) for file in files]
             missing = [key[1] for key in dict.fromkeys(keys) if key not in self._known]
-            for file in missing:
+            for file in files:
                 if most is not None and file.size > most:
                     said = f"{file.path!r} has {file.size} bytes; at most {most} are fetched (media.max_fetch_mb in the recipe)"
                     raise CandidateError(Reason.E_TOO_BIG, said)
@@ -172,7 +172,7 @@ class _Job:
             seen, name = Stamp(first.packed.archive_size, first.mtime_ns, first.etag), first.packed.archive
         now = self._store.stamp(name)
         if now != seen:
-            said = f"{name!r} changed since it was listed: {_say(seen)} then, {_say(now)} now"
+            said = f"{'the archive' if name == '.' else repr(name)} changed since it was listed: {_say(seen)} then, {_say(now)} now"
             raise CandidateError(Reason.E_IO, f"{said}; run the same command again")
 
     def _unpack(self, archive: str) -> None:

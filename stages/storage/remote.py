@@ -144,25 +144,33 @@ class RemoteStore:
 
     def _ask(self, name: str, call: Callable[[], T]) -> T:
         """With further attempts after a pause, where another one may help."""
+        name = self.label if name == "." else name
         for attempt in range(ATTEMPTS):
             try:
                 return call()
             except CandidateError:
                 raise
-            except Exception as error:  # each store's client has its own; what is none of theirs is reported as it is
-                status = _status(error)
-                last = attempt + 1 == ATTEMPTS
-                said = self.hide(f"{type(error).__name__}: {str(error)[:200]}")
-                gone = isinstance(error, FileNotFoundError) and (not self._web or status in (404, 410))
-                if gone or status in (404, 410):
-                    raise CandidateError(Reason.E_IO, f"{name!r} is no longer in the storage; run again") from None
-                if isinstance(error, PermissionError) or status in _PERMANENT:
-                    raise CandidateError(Reason.E_OPEN, f"{name!r} cannot be read: {said}; see to the permissions") from None
-                if last:
-                    message = f"storage failed for {name!r}, after {ATTEMPTS} attempts: {said}; run again"
-                    raise CandidateError(Reason.E_IO, message) from None
+            except Exception as error:  # each store's client has its own
+                problem = self._permanent(name, error)
+                if problem is None and attempt + 1 == ATTEMPTS:
+                    said = f"storage failed for {name!r}, after {ATTEMPTS} attempts: {self._said(error)}; run again"
+                    problem = CandidateError(Reason.E_IO, said)
+                if problem is not None:
+                    raise problem from None
                 time.sleep(FIRST_DELAY_S * 2**attempt)
         raise AssertionError("the last attempt raises or returns")
+
+    def _permanent(self, name: str, error: Exception) -> CandidateError | None:
+        """What asking again would not mend. A web server's client says of every failure that the file is not there."""
+        status = _status(error)
+        if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and not self._web):
+            return CandidateError(Reason.E_IO, f"{name!r} is no longer in the storage; run again")
+        if isinstance(error, PermissionError) or status in _PERMANENT:
+            return CandidateError(Reason.E_OPEN, f"{name!r} cannot be read: {self._said(error)}; see to the permissions")
+        return None
+
+    def _said(self, error: Exception) -> str:
+        return self.hide(f"{type(error).__name__}: {str(error)[:200]}")
 
     def _listed(self, call: Callable[[], T]) -> T:
         try:
