@@ -1,7 +1,8 @@
-"""python -m benchmarks.scheduling: what the driver loop costs on Ray, beside Ray Data, and what one killer costs.
+"""python -m benchmarks.scheduling: what the driver loop costs, alone and on Ray, beside Ray Data, and what one killer costs.
 
-One local cluster for everything, started before the clock. Each figure is the median of its repetitions, ours and the
-baseline in turns, so that a busy machine disturbs both alike.
+The loop alone drives 100,000 no-op units on an executor that ends each task at once: events/s and memory. The rest is on one local
+cluster, started before the clock. Each figure is the median of its repetitions, ours and the baseline in turns, so that a busy
+machine disturbs both alike.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured import memory_mib
 from pipeline.binding import bind
 from pipeline.executors import Outcome, Task
 from pipeline.executors.ray import RayExecutor
@@ -29,6 +31,8 @@ from stages.storage import Tree
 
 UNIT = 50
 LIMIT_MS = 1.0
+LIMIT_EVENTS = 10_000  # a second: a unit takes seconds at the least, so this is for clusters of tens of thousands of CPUs
+LIMIT_MIB = 10.0  # from the first to the last of 100,000 units
 LIMIT_EXTRA_S = 10.0
 
 
@@ -60,6 +64,71 @@ def examine(payload: Mapping[str, Any]) -> list[str]:
         else:
             verdicts.append("kept")
     return verdicts
+
+
+class AtOnce:
+    """An executor in which a task ends as soon as one waits, `slots` at a time: what is left is the loop."""
+
+    slots = 1000
+
+    def __init__(self) -> None:
+        self.flying: list[Task] = []
+
+    def submit(self, task: Task) -> None:
+        self.flying.append(task)
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        ended, self.flying = self.flying, []
+        return [Outcome(task.key, "done", {}) for task in ended]
+
+    def close(self) -> None:
+        self.flying.clear()
+
+
+def loop_alone(units: int, repetitions: int) -> str:
+    """A unit is two events: it is started, and it ends."""
+    rates, growth = [], []
+    for _ in range(repetitions):
+        done, first = 0, 0.0
+
+        def on_done(unit: NoOpUnit, value: Any, attempts: int) -> None:
+            nonlocal done, first
+            done += 1
+            if done == 1000:
+                first = memory_mib()[0]
+
+        started = time.perf_counter()
+        run(AtOnce(), map(NoOpUnit, range(units)), on_done=on_done, on_failed=lambda unit, outcome: None)
+        rates.append(2 * units / (time.perf_counter() - started))
+        growth.append(memory_mib()[0] - first)
+    rate = statistics.median(rates)
+    return (
+        f"| loop alone, {units} no-op units, events/s | {rate:.0f} | | at least {LIMIT_EVENTS} | {rate / LIMIT_EVENTS:.2f} |\n"
+        f"| loop alone, MiB more after {units} units than after 1000 | {max(growth):.1f} | | at most {LIMIT_MIB:g} | |"
+    )
+
+
+def on_ray(units: int) -> str:
+    """The same on Ray, once: what the driver's process has more at the end."""
+    done, first, started = 0, 0.0, time.perf_counter()
+
+    def on_done(unit: NoOpUnit, value: Any, attempts: int) -> None:
+        nonlocal done, first
+        done += 1
+        if done == units // 10:
+            first = memory_mib()[0]
+
+    def failed(unit: NoOpUnit, outcome: Outcome) -> None:
+        raise RuntimeError(f"unit {unit.number} ended as {outcome.state}: {outcome.message}")
+
+    executor = RayExecutor()
+    run(executor, map(NoOpUnit, range(units)), on_done=on_done, on_failed=failed)
+    executor.close()
+    rate, growth = 2 * units / (time.perf_counter() - started), memory_mib()[0] - first
+    return (
+        f"| on Ray, {units} no-op units, events/s | {rate:.0f} | | | |\n"
+        f"| on Ray, MiB more after {units} units than after {units // 10} | {growth:.1f} | | at most {LIMIT_MIB:g} | |"
+    )
 
 
 def ours(samples: int, killer: int | None = None) -> Counter[str]:
@@ -146,6 +215,7 @@ def one_killer(samples: int, repetitions: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduling", description="The driver loop's cost on Ray")
     parser.add_argument("--samples", type=int, default=5000, help="for the overhead, a multiple of 50 (default: 5000)")
+    parser.add_argument("--units", type=int, default=100_000, help="for the loop alone; a tenth of it on Ray (default: 100000)")
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     if options.samples < UNIT or options.samples % UNIT:
@@ -157,6 +227,8 @@ def main() -> None:
     connect(workers=None)
     ray.data.DataContext.get_current().enable_progress_bars = False
     print("| what | ours | baseline | limit | ratio |\n|---|---|---|---|---|")
+    print(loop_alone(options.units, options.repetitions), flush=True)
+    print(on_ray(options.units // 10), flush=True)
     print(overhead(options.samples, options.repetitions), flush=True)
     print(whole_run(options.samples, options.repetitions), flush=True)
     print(one_killer(1000, options.repetitions), flush=True)
