@@ -32,7 +32,7 @@ Location: TypeAlias = Path | UPath  # a Path is a file of this machine's, any ot
 TEMPORARY = ".tmp-"  # prefix of files that a killed run may leave; `sweep` removes them
 # Stores whose objects appear whole. Servers of files (sftp, smb, hdfs) show a file while it is written. S3 is tested; the others are
 # fsspec's, by the same calls.
-OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory")
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci")
 ATTEMPTS = 4  # of ours, at each request; the store's own client has made several by then
 FIRST_DELAY_S = 0.5  # before the second attempt; doubles with each further one
 
@@ -79,7 +79,7 @@ def locate(text: str | Path) -> UPath:
         path = UPath(given.rstrip("/"), **options)
         _ = path.fs
     except (ImportError, ValueError) as error:
-        raise ValueError(f"{given}: cannot be opened ({error}); for s3: uv pip install 's3fs'") from None
+        raise ValueError(f"{given}: cannot be opened ({error}); for s3: uv pip install -e '.[s3]'") from None
     return path
 
 
@@ -147,12 +147,18 @@ class _Upload(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        # Not asked again: how much of it was taken is not known. The work as a whole is done again.
-        return ask(self._path, lambda: self._file.write(data), attempts=1)
+        return self._once(lambda: self._file.write(data))
 
     def complete(self) -> None:
-        ask(self._path, self._file.close, attempts=1)
-        ask(self._path, self._file.commit, attempts=1)
+        self._once(self._file.close)
+        self._once(self._file.commit)
+
+    def _once(self, call: Callable[[], T]) -> T:
+        """Not asked again: how much was taken is not known. The work as a whole is done again."""
+        try:
+            return ask(self._path, call, attempts=1)
+        except FileNotFoundError as error:  # the upload is gone, or was completed by a request whose answer was lost
+            raise StorageFailure(self._path, error) from error
 
     def give_up(self) -> None:
         self._file.closed = True  # else it would be completed when it is collected

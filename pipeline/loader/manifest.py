@@ -66,6 +66,7 @@ class Manifest:
             return []
         with _reading(self._path(folder)):
             try:
+                self._fs.invalidate_cache(self._path(folder))  # what a run has written since is there
                 found = [str(path).rsplit("/", 1)[-1] for path in self._fs.ls(self._path(folder), detail=False)]
             except (FileNotFoundError, NotADirectoryError):
                 return []
