@@ -51,16 +51,23 @@ def picture(size: tuple[int, int] = (160, 120)) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def encoded(file: Path) -> tuple[Any, Any]:
-    """What the image encoder was given for the picture, and its answer: half a minute of work on one core, done once."""
+    """What the image encoder is given for the picture, and an answer of its kind: its own takes it half a minute on one core, and is
+    the package's, made of weights that are compared."""
     segmenter = load(file, points_per_side=1)
+    answer = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
     seen = []
-    segmenter._generator.predictor.model.image_encoder.register_forward_hook(lambda _, given, answer: seen.append((given[0], answer)))
+
+    def forward(pictures: Any) -> Any:
+        seen.append(pictures)
+        return answer
+
+    segmenter._generator.predictor.model.image_encoder.forward = forward
     segmenter.masks(picture())
-    return seen[0]
+    return seen[0], answer
 
 
 def remember(encoder: Any, encoded: tuple[Any, Any]) -> None:
-    """Lets an encoder of the same weights answer with what was computed, if it is asked the same."""
+    """Lets an encoder give that answer, if it is asked the same."""
 
     def forward(pictures: Any) -> Any:
         assert torch.equal(pictures, encoded[0])
