@@ -18,7 +18,7 @@ takes frames of another aspect ratio than square pixels imply as cut at the cent
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import ClassVar, Literal
@@ -51,6 +51,7 @@ from stages.storage import ROOT, Tree
 SPLITS = ("train", "test")
 IMAGES = (".jpg", ".jpeg", ".png")
 VIEW = "cam"
+MOST_README = 100  # texts of another kind that may lie before the first trajectory (ours)
 MAX_TIME_US = 10**12  # eleven days; keeps nanoseconds within 64 bits
 
 AspectRule = Literal["trust", "crop", "refuse"]
@@ -96,9 +97,9 @@ class RealEstate10K(Ingest):
             folder = dataset if split is None else dataset / split
             trajectories, chunks = files(tree, folder, (".txt",)), files(tree, folder, (".torch",))
             footage = _Footage(tree, dataset, self.options, split)
-            for path in trajectories:
-                if split is not None or _head(tree, path).startswith("http"):  # a readme.txt may lie beside the folders
-                    yield _clip(tree, path, split, footage)
+            for path, url in zip(trajectories, _urls(tree, trajectories), strict=True):
+                if split is not None or url.startswith("http"):  # a readme.txt may lie beside the folders
+                    yield _clip(tree, path, url, split, footage)
             if chunks:
                 yield from _chunks(tree, folder, chunks, split)
 
@@ -219,16 +220,14 @@ def video_id(url: str) -> str | None:
 def _has_clips(tree: Tree, folder: PurePosixPath) -> bool:
     """A trajectory starts with a URL, so that a readme.txt does not make a dataset."""
     return any(
-        files(tree, part, (".torch",)) or any(_head(tree, path).startswith("http") for path in files(tree, part, (".txt",)))
+        files(tree, part, (".torch",)) or any(url.startswith("http") for url in _urls(tree, files(tree, part, (".txt",))[:MOST_README]))
         for part in (folder, *(folder / split for split in SPLITS))
     )
 
 
-def _head(tree: Tree, path: PurePosixPath) -> str:
-    try:
-        return tree.read(media_file(tree, path), 2048).decode("utf-8-sig", "replace").partition("\n")[0].strip()
-    except CandidateError:
-        return ""  # media_file says what is wrong with it
+def _urls(tree: Tree, paths: Sequence[PurePosixPath]) -> list[str]:
+    """The first line of each; "" where it cannot be read, of which media_file says why."""
+    return [head.decode("utf-8-sig", "replace").partition("\n")[0].strip() for head in tree.heads(paths, 2048)]
 
 
 class _Footage:
@@ -267,12 +266,11 @@ def _frames(tree: Tree, images: list[PurePosixPath]) -> MediaRef:
     return MediaRef("images", tuple(tree.identify(timed[time] for time in times)), pts_ns=tuple(time * 1000 for time in times))
 
 
-def _clip(tree: Tree, path: PurePosixPath, split: str | None, footage: _Footage) -> Candidate:
+def _clip(tree: Tree, path: PurePosixPath, url: str, split: str | None, footage: _Footage) -> Candidate:
     made = Candidate("realestate10k", str(path.with_suffix("")), "posed_video", (), split=split)
     try:
         trajectory = media_file(tree, path)
         made = replace(made, sidecars={"trajectory": trajectory})
-        url = _head(tree, path)
         video = video_id(url)
         if video is None:
             raise CandidateError(Reason.E_CAMERA, f"the first line of {trajectory.path} must be a YouTube URL, got {url!r:.100}")

@@ -49,8 +49,8 @@ class Cache:
         self._number = 0
         self._lock = threading.RLock()
 
-    def get(self, where: str, store: Store, files: Sequence[MediaFile], most: int | None) -> list[Path]:
-        """Local copies. where: the input. most: bytes that one file may have; None for no limit but the budget.
+    def get(self, where: str, store: Store, files: Sequence[MediaFile], most: int | None, hold: bool = True) -> list[Path]:
+        """Local copies. where: the input. most: bytes that one file may have; None for no limit but the budget. hold: until `release`.
 
         Raises CandidateError: E_TOO_BIG past a limit, E_IO where storage fails or a file has changed since it was listed, E_OPEN,
         E_TRUNCATED.
@@ -62,14 +62,19 @@ class Cache:
                 if most is not None and file.size > most:
                     said = f"{file.path!r} has {file.size} bytes; at most {most} are fetched (media.max_fetch_mb in the recipe)"
                     raise CandidateError(Reason.E_TOO_BIG, said)
-            self._held.update(keys)
+            newly = set(keys) - self._held
+            self._held |= newly
             for key in keys:
                 if key in self._known:
                     self._known.move_to_end(key)
-            self._make_room(sum(file.size for file in missing))
-            if missing:
-                self._fetch(where, store, missing)
-            return [self._known[key] for key in keys]
+            try:
+                self._make_room(sum(file.size for file in missing))
+                if missing:
+                    self._fetch(where, store, missing)
+                return [self._known[key] for key in keys]
+            finally:
+                if not hold:
+                    self._held -= newly
 
     def release(self) -> None:
         """What was asked for so far may leave from now on."""
@@ -89,6 +94,8 @@ class Cache:
         self._lock_file.close()
 
     def _make_room(self, size: int) -> None:
+        if self._bytes + size <= self.budget:
+            return
         held = sum(file.size for where, file in self._held if (where, file) in self._known)
         if held + size > self.budget:
             said = f"the files of one candidate have {held + size} bytes; {self.budget} are kept of fetched ones"

@@ -8,7 +8,8 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +22,7 @@ from stages.storage.cache import cache, release
 from stages.storage.entry import Entry
 from stages.storage.local import LocalStore
 from stages.storage.paths import storage_error
-from stages.storage.remote import RemoteStore, is_url, shown
+from stages.storage.remote import CONCURRENT, RemoteStore, is_url, shown
 
 ROOT = PurePosixPath(".")
 
@@ -166,12 +167,34 @@ class Tree:
 
     def read(self, file: MediaFile, most: int) -> bytes:
         """At most `most` bytes from its start. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN; E_TRUNCATED of a member)."""
-        [path] = self.local([file])
+        if isinstance(self._store, LocalStore) and file.packed is None:
+            path = self._store.locate(file.path)
+        else:
+            [path] = cache().get(self.location, self._store, [file], None, hold=False)
         try:
             with path.open("rb") as opened:
                 return opened.read(most)
         except OSError as error:
             raise storage_error(error, file.path) from error
+
+    def heads(self, paths: Sequence[PurePosixPath], most: int) -> list[bytes]:
+        """The first bytes of each file of one folder, many at a time where each is a request; b"" where they cannot be read."""
+
+        def head(path: PurePosixPath) -> bytes:
+            with suppress(CandidateError):
+                [file] = self.identify([path])
+                if self._remote is None or file.packed is not None:
+                    return self.read(file, most)
+                return self._remote.read(file.path, 0, min(most, file.size)) if file.size else b""
+            return b""
+
+        if self._remote is None or not paths or self._split(str(paths[0])) is not None:
+            if self._remote is not None:
+                with suppress(CandidateError):  # together, in few requests
+                    cache().get(self.location, self._remote, self.identify(paths), None, hold=False)
+            return [head(path) for path in paths]
+        with ThreadPoolExecutor(CONCURRENT) as pool:
+            return list(pool.map(head, paths))
 
     def local(self, files: Sequence[MediaFile], most: int | None = None) -> list[Path]:
         """Where the plain files can be read on this machine: where they are, or copies, which stay until the next `release`.

@@ -13,6 +13,7 @@ from benchmarks.server import RangeServer
 from pipeline.curate import DONE, OVER_BUDGET, USAGE
 from pipeline.studio import write_layout
 from schemas.verdict import CandidateError, Reason
+from stages.ingest import ingests
 from stages.storage import ROOT, Tree, cache, remote
 from tests.e2e.output import Output, run
 from tests.storage.inputs import members, outcome, tarred, uploaded, zipped
@@ -107,6 +108,24 @@ def test_other_stores_are_inputs_as_well(forms: Path, expected: Output, tmp_path
     store.put(str(forms / "scenes"), "/inputs-test", recursive=True)
     assert outcome(curated("memory://inputs-test", tmp_path / "out")) == outcome(expected)
     store.rm("/inputs-test", recursive=True)
+
+
+@pytest.mark.parametrize(("form", "most"), [("train", 2 + 30), ("packed", 2 + 4)])
+def test_first_lines_of_trajectories_are_not_asked_for_one_by_one(form: str, most: int, s3, tmp_path: Path) -> None:
+    """Of objects a range each, of a zip the whole in a few; without footage nothing else is needed."""
+    (tmp_path / "train").mkdir()
+    for i in range(15):
+        (tmp_path / f"train/{i:016x}.txt").write_text(
+            f"https://www.youtube.com/watch?v=abcdefghij{i % 10}\n0 1 1 0.5 0.5 0 0 {'1 ' * 12}\n"
+        )
+    zipped(tmp_path / "train", tmp_path / "packed/train.zip")
+    uploaded(s3, tmp_path, form)
+    s3.requests.clear()
+    options = ingests()["realestate10k"].Options()
+    tree = Tree(f"{s3.url}/{form}" if form == "train" else f"{s3.url}/packed/train.zip")
+    found = list(ingests()["realestate10k"](options).discover(tree))
+    assert len(found) == 15 and {each.error[0] for each in found if each.error} == {Reason.NO_FOOTAGE}
+    assert len({each.attrs["video_id"] for each in found}) == 10 and len(s3.requests) <= most, s3.requests
 
 
 def test_a_store_that_stumbles_is_asked_again(s3, forms: Path, expected: Output, tmp_path: Path) -> None:
