@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from upath import UPath
@@ -18,6 +19,8 @@ from stages.stage import Limit
 TableName = Literal["samples", "shards", "units"]
 
 TABLES: dict[str, pa.Schema] = {"samples": SAMPLES, "shards": SHARDS, "units": UNITS}
+
+_RUN: dict[str, type] = {"recipe": dict, "inputs": dict, "limits": dict, "error_budget": dict, "state": str}
 
 
 class OutputError(Exception):
@@ -57,10 +60,13 @@ class OutputFolder:
             document = read_json(path)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise OutputError(f"{path}: cannot be read as JSON ({error}); run pipeline.curate again to write it anew") from None
         if not isinstance(document, dict):
             raise OutputError(f"{path}: expected a mapping, got {type(document).__name__}")
+        for name, kind in _RUN.items():
+            if not isinstance(document.get(name, kind()), kind):
+                raise OutputError(f"{path}: {name} is {type(document[name]).__name__}, not what a run writes; run pipeline.curate again")
         return document
 
     def parts(self, table: TableName) -> list[Location]:
@@ -86,22 +92,39 @@ class OutputFolder:
     def table(self, table: TableName, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
         """The chosen columns of the rows that pass `where`. Raises OutputError for an unreadable part."""
         try:
-            return self.dataset(table).to_table(columns=None if columns is None else list(columns), filter=where)
-        except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            found = self.dataset(table).to_table(columns=None if columns is None else list(columns), filter=where)
+            found.validate(full=True)
+            _refuse_nulls(found)
+        except (OSError, pa.ArrowException) as error:
             raise OutputError(f"{self.path / 'manifest' / table}: cannot be read ({error})") from None
+        return found
 
     def limits(self, source: str) -> list[Limit]:
         """The limits the run applied to this source, in the recipe's order."""
-        listed = self.run.get("limits", {}).get(source, [])
-        return [limit_of(each) for each in listed]
+        try:
+            return [limit_of(each) for each in self.run.get("limits", {}).get(source, [])]
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise OutputError(f"{self.path / 'run.json'}: limits of {source!r} are none that a run writes ({error!r:.200})") from None
 
     def sources(self) -> list[str]:
         """Every source's name: those of run.json in its order, then any other that the table holds."""
-        recipe = self.run.get("recipe", {})
-        named = list(recipe.get("sources", {})) if isinstance(recipe, Mapping) else []
+        named = [name for name in self.run.get("recipe", {}).get("sources") or {} if isinstance(name, str)]
         found = sorted(set(self.table("samples", ["source"]).column("source").unique().to_pylist()))
         inputs = self.run.get("inputs", {})
         return [name for name in named if name in found or name in inputs] + [name for name in found if name not in named]
+
+
+def _refuse_nulls(table: pa.Table) -> None:
+    """Raise ArrowInvalid where the schema wants a value and there is none, in lists of members too."""
+    for field in table.schema:
+        column = table[field.name]
+        missing = 0 if field.nullable else column.null_count
+        if pa.types.is_list(field.type) and not field.nullable:
+            inner = pc.list_flatten(column)
+            children = inner.flatten() if pa.types.is_struct(inner.type) else []
+            missing += inner.null_count + sum(child.null_count for child in children)
+        if missing:
+            raise pa.ArrowInvalid(f"the column {field.name!r} has {missing} missing values")
 
 
 def limit_of(entry: Mapping[str, Any]) -> Limit:
