@@ -18,6 +18,7 @@ from pipeline.selection import check_for_run, read_selection, with_limits
 from pipeline.store import Location, StorageFailure, holds, locate, make_folder, sweep
 from schemas.typed import RecipeError, nearest
 from stages.storage import ROOT, Tree, is_url
+from stages.storage.cache import sweep_dead
 
 OVER_BUDGET = 3  # beside those that all commands share
 
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = Result("failed", failures=[f"{settings.output}: {error}"])
     finally:
         executor.close()
+        sweep_dead()  # workers are killed, and what they had fetched is left
     report = None
     if result.state == "done" and not options.no_report:
         report = _write_report(settings.output, progress)

@@ -222,13 +222,18 @@ def named(text: str) -> str:
     return cache().named(text) if os.getpid() in _of_process else text
 
 
-def _own_folder() -> tuple[Path, IO[bytes]]:
-    """A new folder, locked as long as this process lives; those of dead processes are removed."""
-    base = Path(tempfile.gettempdir())
-    for folder in base.glob(f"{PREFIX}*"):
+def sweep_dead() -> None:
+    """Remove the folders of this machine's processes that were killed before they could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError), (folder / _LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_folder() -> tuple[Path, IO[bytes]]:
+    """A new folder, locked as long as this process lives; those of dead processes are removed."""
+    base = Path(tempfile.gettempdir())
+    sweep_dead()
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=base))
     lock = (hidden / _LOCK).open("wb")
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -94,11 +95,14 @@ def test_clips_are_copied_byte_for_byte_out_of_a_container(form: str, s3, tmp_pa
         assert output.samples[sample]["view00.mp4"] == files[name.removeprefix(prefix)].read_bytes()
 
 
-def test_workers_of_their_own_need_no_index(s3, forms: Path, expected: Output, tmp_path: Path) -> None:
+def test_workers_of_their_own_need_no_index(s3, forms: Path, expected: Output, tmp_path: Path, monkeypatch) -> None:
     """Discovery has put into each candidate what a worker needs: it reads ranges and lists nothing."""
     uploaded(s3, forms, "scenes")
     s3.requests.clear()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert outcome(curated(f"{s3.url}/scenes", tmp_path / "out", "--workers=2", executor="process")) == outcome(expected)
+    assert [path for path in tmp_path.glob("*parallax-inputs*") if path != cache.cache().folder] == [], "of workers nothing is left"
     assert len([each for each in s3.requests if "list-type" in each]) == 1
     assert len([each for each in s3.requests if each.startswith("GET") and ".zip" in each]) <= SCENES * 4, s3.requests
 
