@@ -194,6 +194,14 @@ def test_what_is_no_output_is_refused_before_anything_is_done(numbers, capsys, o
     assert said in message and "secret" not in message
 
 
+@pytest.mark.parametrize(("footage", "output"), [("in", "in/out"), ("out/in", "out"), ("same", "same")])
+def test_footage_and_output_in_one_another_are_refused(s3, capsys, footage, output):
+    s3.client().put_object(Bucket=BUCKET, Key=f"{footage}/clip.mp4", Body=b"not one")
+    assert main(["smoke", f"--input=clips={s3.url}/{footage}", f"--output={s3.url}/{output}", "--quiet"]) == USAGE
+    assert "lies inside" in capsys.readouterr().err
+    assert list(s3.objects()) == [f"{footage}/clip.mp4"]
+
+
 @pytest.mark.parametrize(
     ("outer", "inner", "inside"),
     [
