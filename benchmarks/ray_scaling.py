@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ray_scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenes", type=int, default=16, help=f"of {CAMERAS} videos each; a unit is one scene (default: 16)")
+    parser.add_argument("--scenes", type=int, default=24, help=f"of {CAMERAS} videos each; a unit is one scene (default: 24)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     import ray
