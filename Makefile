@@ -9,8 +9,9 @@ SETUP := $(VENV)/.ready
 demo: $(SETUP)
 	$(BIN)/python -m pipeline.demo
 
+# Two files of tests at a time, each test on one thread: more of either only take turns on two cores.
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(SETUP)
 	$(BIN)/python -m pytest -m "long or not long"

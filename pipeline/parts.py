@@ -83,10 +83,13 @@ class MemberStore:
         self._tar: TarWriter | None = None
         self._known: dict[str, tuple[Location | None, list[Member]]] = {}
 
-    def learn(self, path: Location, store: StepStore) -> dict[str, Any]:
-        """Take in an earlier part of the unit: its steps' results and its members. Returns what it said of itself."""
+    def learn(self, path: Location, store: StepStore, version: int) -> dict[str, Any] | None:
+        """Take in an earlier part of the unit: its steps' results and its members. Returns what it said of itself; None for one that
+        was written by another UNIT_VERSION, of which nothing is taken."""
         part = open_part(path)
         meta = meta_of(part)
+        if meta["key_parts"]["unit_version"] != version:
+            return None
         tar = self._folder / meta["tar"] if meta["tar"] else None
         for row in part.read(columns=["sample_id", "features", "payload_key", "members"]).to_pylist():
             if row["features"]:

@@ -156,8 +156,8 @@ def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int,
     excluded: dict[int, tuple[Reason, str]] = {}
     compute = unit.source.compute_hash
     for key in unit.earlier:
-        meta = members.learn(part_path(unit.output, unit.name, key), store)
-        if meta["compute_hash"] != compute:
+        meta = members.learn(part_path(unit.output, unit.name, key), store, UNIT_VERSION)
+        if meta is None or meta["compute_hash"] != compute:
             continue
         for position, candidate in enumerate(unit.candidates):
             known = meta["excluded"].get(unit.identity(candidate))

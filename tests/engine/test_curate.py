@@ -9,6 +9,7 @@ import pytest
 import webdataset as wds
 
 from pipeline.curate import DONE, FAILED, OVER_BUDGET, USAGE, main
+from pipeline.run import Result
 from schemas.candidate import parse_key
 from tests.engine import toy
 
@@ -76,6 +77,18 @@ def test_a_rerun_computes_nothing_and_changes_nothing(curate, tmp_path):
     again = curate(touchy={"log": str(log)})
     assert again.code == DONE and again.digest == before
     assert len(log.read_text().split()) == 23, "nothing was looked at again"
+
+
+def test_parts_of_another_version_of_the_format_are_made_again(curate, monkeypatch):
+    """Whatever they hold: here members as no version of ours wrote them."""
+    monkeypatch.setattr("pipeline.unit.UNIT_VERSION", 0)
+    monkeypatch.setattr("pipeline.parts.members_to_json", lambda members: '[{"another": "format"}]' if list(members) else "[]")
+    monkeypatch.setattr("pipeline.run._pack_and_publish", lambda *_: Result("interrupted"))
+    curate()
+    monkeypatch.undo()
+    again = curate()
+    assert again.code == DONE and {row["steps_reused"] for row in again.units} == {0}
+    assert again.digest == curate(output="anew").digest
 
 
 def test_a_changed_limit_decides_anew_and_computes_nothing(curate, tmp_path):
