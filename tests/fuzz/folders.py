@@ -90,7 +90,7 @@ def _content(name: str, data: bytes) -> SearchStrategy[bytes]:
     import json
 
     if name.endswith(".json"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return mutated_json([json.loads(data)])
     if name.endswith((".txt", ".csv")):
         return mutated_text([data.decode("utf-8", "replace")], separators=" ,")
