@@ -88,7 +88,7 @@ def _hostile(draw: st.DrawFn) -> tuple[str, bytes]:
     else:
         with tarfile.open(fileobj=buffer, mode="w", format=draw(st.sampled_from((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)))) as tar:
             for name, data in files:
-                entry = tarfile.TarInfo(name.replace("\0", "") or "x")
+                entry = tarfile.TarInfo(name.replace("\0", "").encode("utf-8", "replace").decode() or "x")
                 entry.size = len(data)
                 entry.type = draw(
                     st.sampled_from(
