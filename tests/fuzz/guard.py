@@ -51,7 +51,7 @@ class _Watch:
 
     def __init__(self, sandbox: bool) -> None:
         self.sandbox = sandbox
-        self.seen: list[str] = []
+        self.seen: list[Forbidden] = []
 
     def _allowed(self, name: str, args: tuple[Any, ...]) -> bool:
         if name in _OF_COPIES:
@@ -70,8 +70,8 @@ class _Watch:
                 return
         elif name not in _CHANGES or self._allowed(name, args):
             return
-        self.seen.append(f"{name}{args!r:.300}")
-        raise Forbidden(self.seen[-1])
+        self.seen.append(Forbidden(f"{name}{args!r:.300}"))
+        raise self.seen[-1]
 
 
 def _whole(path: str, folder: int) -> str:
@@ -87,6 +87,7 @@ def _audit(name: str, args: tuple[Any, ...]) -> None:
 @contextmanager
 def watching(folder: Path, sandbox: bool = False, memory_mb: int | None = MEMORY_MB) -> Iterator[None]:
     """Raises Forbidden for what is done inside the block, TooSlow; MemoryError where too much is asked for; what overflows is an error.
+    Forbidden comes before whatever the block raises.
 
     folder: of the input; it and what lies beside it must be the same afterwards.
     """
@@ -110,10 +111,11 @@ def watching(folder: Path, sandbox: bool = False, memory_mb: int | None = MEMORY
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, old)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    if watch.seen:
-        raise Forbidden("; ".join(watch.seen))
-    if (after := _listing(folder.parent)) != before:
-        raise Forbidden(f"files changed: {sorted(set(before.items()) ^ set(after.items()))!r:.500}")
+        # Of an input that was refused, too: what is raised here takes the refusal's place.
+        if watch.seen:
+            raise watch.seen[0]
+        if (after := _listing(folder.parent)) != before:
+            raise Forbidden(f"files changed: {sorted(set(before.items()) ^ set(after.items()))!r:.500}")
 
 
 def _too_slow(signum: int, frame: FrameType | None) -> None:

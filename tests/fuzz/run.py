@@ -26,8 +26,9 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def run_examples(target: Target, examples: int, number: int | None, outcome: Outcome) -> None:
-    """So many examples of the seed `number`; None: the same ones every time. Raises what the target raised, shrunk."""
+def run_examples(target: Target, examples: int, number: int | None, outcome: Outcome, shrink: bool = True) -> None:
+    """So many examples of the seed `number`; None: the same ones every time. Raises what the target raised, with `shrink` its input
+    made small, which may take minutes."""
     with tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as around:
 
         @settings(
@@ -35,7 +36,7 @@ def run_examples(target: Target, examples: int, number: int | None, outcome: Out
             derandomize=number is None,
             database=None,
             deadline=None,
-            phases=(Phase.generate, Phase.shrink),
+            phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
             print_blob=False,
             report_multiple_bugs=False,
@@ -51,19 +52,22 @@ def run_examples(target: Target, examples: int, number: int | None, outcome: Out
 
 
 def run_for(target: Target, seconds: float, first_seed: int, batch: int = 25) -> Outcome:
-    """Batches of fresh seeds for that long; the first failure ends it."""
+    """Batches of fresh seeds for that long. A failure ends its batch only, and is told once for each place that it comes from."""
     outcome = Outcome()
+    places = set()
     ends = time.monotonic() + seconds
     number = first_seed
     while time.monotonic() < ends:
         started = time.monotonic()
         try:
-            run_examples(target, batch, number, outcome)
+            run_examples(target, batch, number, outcome, shrink=False)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            outcome.failures.append(f"--target {target.name!r} --seed {number} --examples {batch}\n{_told(error)}")
-            break
+            place = (type(error), *((step.filename, step.lineno) for step in traceback.extract_tb(error.__traceback__)[-3:]))
+            if place not in places:
+                outcome.failures.append(f"--target {target.name!r} --seed {number} --examples {batch}\n{_told(error)}")
+            places.add(place)
         took = time.monotonic() - started
         batch = max(5, min(1000, int(batch * min(2.0, 0.2 * seconds / max(took, 1e-3)))))
         number += 1
