@@ -15,6 +15,7 @@ from pipeline.parts import MemberStore, members_to_json
 from pipeline.payload import PAYLOAD_VERSION, describe, make_members, members_from_plain, members_to_plain
 from pipeline.rows import Row, child_fields, child_to_plain, scene_fields
 from pipeline.steps import StepStore, step_key
+from pipeline.store import OutputFailure
 from schemas.candidate import Candidate, child_key
 from schemas.frames import Scene
 from schemas.scores import SCORES
@@ -210,11 +211,12 @@ class Examiner:
     def _guard(self, row: Row, stage: str) -> Iterator[None]:
         """What goes wrong with one candidate becomes its row. Storage trouble is E_IO; the unforeseen is our bug, E_STAGE.
 
-        A missing package, or a checkpoint that does not fit, is no candidate's fault: the unit fails, and runs again once that is mended.
+        A missing package, a checkpoint that does not fit, or an output that cannot be written is no candidate's fault: the unit fails, and
+        runs again once that is mended.
         """
         try:
             yield
-        except RecipeError:
+        except (RecipeError, OutputFailure):
             raise
         except CandidateError as error:
             row.fail(error, stage)

@@ -7,7 +7,8 @@ metadata names it. Parts of earlier recipes stay until a run has finished: they 
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.payload import Bytes, Member
 from pipeline.rows import PART
 from pipeline.steps import StepStore
-from pipeline.store import LateNamed, Location, names, read_bytes, read_range, write_table
+from pipeline.store import LateNamed, Location, OutputFailure, names, read_bytes, read_range, write_table
 from pipeline.tar import TarWriter
 
 _NAME = re.compile(r"(u\d{6,})-([0-9a-f]{16})\.parquet")
@@ -104,7 +105,11 @@ class MemberStore:
         if known is None:
             return None
         tar, members = known
-        data = [None if member.offset is None else _read(tar, member) for member in members]
+        try:
+            with _the_output():
+                data = [None if member.offset is None else _read(tar, member) for member in members]
+        except FileNotFoundError:  # lost since it was written: they are made again
+            return None
         if any(each is not None and sha256(each).hexdigest() != member.sha256 for each, member in zip(data, members, strict=True)):
             return None  # damaged since it was written: it is made again
         return [member if each is None else self._write(member.name, each) for each, member in zip(data, members, strict=True)]
@@ -113,10 +118,11 @@ class MemberStore:
         return [self._write(member.name, member.data) if isinstance(member, Bytes) else member for member in members]
 
     def _write(self, name: str, data: bytes) -> Member:
-        if self._tar is None:
-            self._file = LateNamed(self._folder)
-            self._tar = TarWriter(self._file.file)
-        offset, digest = self._tar.add(name, len(data), [data])
+        with _the_output():
+            if self._tar is None:
+                self._file = LateNamed(self._folder)
+                self._tar = TarWriter(self._file.file)
+            offset, digest = self._tar.add(name, len(data), [data])
         return Member(name, len(data), sha256=digest, offset=offset)
 
     def commit(self) -> str | None:
@@ -132,6 +138,17 @@ class MemberStore:
         if self._file is not None:
             self._file.abandon()
             self._tar = self._file = None
+
+
+@contextmanager
+def _the_output() -> Iterator[None]:
+    """What fails here is no fault of the candidate that is being packed. Raises OutputFailure, FileNotFoundError."""
+    try:
+        yield
+    except (OutputFailure, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise OutputFailure(error.errno, f"the output cannot be read or written: {error.strerror or error}", error.filename) from error
 
 
 def _read(tar: Location | None, member: Member) -> bytes:

@@ -29,7 +29,7 @@ def code_version() -> str:
             pass  # no git program, or no commit yet: the sources speak for themselves
     digest = sha256()
     for folder in ("pipeline", "schemas", "stages"):
-        for path in sorted((_ROOT / folder).rglob("*.py")):
+        for path in sorted(each for each in (_ROOT / folder).rglob("*") if each.is_file() and "__pycache__" not in each.parts):
             digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
     return f"sources:{digest.hexdigest()[:40]}"
 

@@ -43,7 +43,11 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class StorageFailure(OSError):
+class OutputFailure(OSError):
+    """The output cannot be read or written. It blames no candidate, whose unit is done again."""
+
+
+class StorageFailure(OutputFailure):
     """A store does not answer, after several attempts. Nothing is known of the file that was asked for; blames nobody."""
 
     def __init__(self, path: Location, error: BaseException) -> None:
@@ -276,8 +280,8 @@ def open_file(path: Location, ahead: int = _AHEAD) -> BinaryIO:
 
 
 def parquet_source(path: Location) -> Path | BinaryIO:
-    """What Arrow reads a table from: it asks for the ranges that it needs."""
-    return path if isinstance(path, Path) else open_file(path, ahead=0)
+    """What Arrow reads a table from. An object is fetched whole: a run may replace it, and ranges of two tables make none."""
+    return path if isinstance(path, Path) else io.BytesIO(read_bytes(path))
 
 
 class _Ranges(io.RawIOBase):
@@ -414,7 +418,11 @@ def _passing(error: Exception) -> bool:
 
 def stable_hash(value: Any) -> str:
     """Hex sha256 of a JSON-ready value, independent of key order."""
-    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()).hexdigest()
+    return sha256(canonical_json(value)).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def sync_folder(folder: Path) -> None:

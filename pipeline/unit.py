@@ -8,7 +8,7 @@ import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,6 +36,7 @@ _LEAST_SECONDS = 600.0  # for the unit, and for each of its candidates
 _MODEL_SECONDS = 3600.0  # more for each stage with a model, once: it loads, and may look at few frames for minutes each
 _FRAME_SECONDS = 0.1  # more for each frame and stage, reading and packing counted as stages ...
 _MODEL_FRAME_SECONDS = 1.0  # ... and this much where the stage has a model
+_STORAGE_PAUSES_S = (1.0, 4.0, 15.0)  # ours: before candidates are looked at again that storage failed
 _FRAME_BYTES = 10_000  # of a video's file, for each frame: how many there are is not known before a worker has opened it
 
 
@@ -47,7 +48,7 @@ class Unit:
     source: Source
     root: Tree
     output: Location
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]  # a tuple where it runs; on the driver they are on disk (pipeline.found)
     captions: Mapping[str, str] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()  # keys of the parts of this unit that are there
     retry_provisional: bool = False
@@ -122,17 +123,36 @@ def run_unit(payload: dict[str, Any]) -> dict[str, Any]:
     media = worker_media(unit.root, unit.source.media)
     examiner = Examiner(unit.source, unit.root, media, store, unit.name, members, unit.captions)
     try:
-        rows = []
         with _one_thread(unit.source):
-            for position in items if items is not None else range(unit.n_items):
-                candidate = unit.candidates[position]
-                rows += examiner.exclude(candidate, *excluded[position]) if position in excluded else examiner.examine(candidate)
-        if items is not None:
-            return {}
+            if items is not None:
+                for position in items:
+                    _examine(examiner, unit.candidates[position], excluded.get(position))
+                return {}
+            rows = _examine_all(unit, examiner, excluded)
         _commit(unit, examiner, rows, excluded, started_ns)
     finally:
         members.abandon()
     return {"counts": dict(Counter(row["status"] for row in rows if row["is_sample"] or row["status"] != "kept"))}
+
+
+def _examine_all(unit: Unit, examiner: Examiner, excluded: Mapping[int, tuple[Reason, str]]) -> list[dict[str, Any]]:
+    """Every candidate's rows. Those that storage failed are looked at again after a pause, as it may be well again: what lasts is E_IO."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    left = list(range(unit.n_items))
+    for pause_s in (0.0, *_STORAGE_PAUSES_S):
+        time.sleep(pause_s)
+        for position in left:
+            found[position] = _examine(examiner, unit.candidates[position], excluded.get(position))
+        failed = (position for position in left if unit.candidates[position].error is None and position not in excluded)
+        left = [position for position in failed if any(Reason.E_IO in row["reasons"] for row in found[position])]
+        if not left:
+            break
+        examiner.store.retry_provisional = True
+    return [row for position in range(unit.n_items) for row in found[position]]
+
+
+def _examine(examiner: Examiner, candidate: Candidate, excluded: tuple[Reason, str] | None) -> list[dict[str, Any]]:
+    return examiner.examine(candidate) if excluded is None else examiner.exclude(candidate, *excluded)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Rows are not decided one by one: those of which a changed limit says something e
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +46,7 @@ def read_columns(output: OutputFolder, columns: Sequence[str]) -> pa.Table:
     where = output.path / "manifest" / "samples"
 
     def read(path: Location) -> pa.Table:
-        with pq.ParquetFile(parquet_source(path), read_dictionary=DICTIONARIES, pre_buffer=not isinstance(path, Path)) as file:
+        with pq.ParquetFile(parquet_source(path), read_dictionary=DICTIONARIES) as file:
             return file.read(columns=list(columns), use_threads=False).flatten()
 
     try:

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from upath import UPath
 
-from pipeline.store import Location, is_folder, names, open_file, read_json, size_of
+from pipeline.store import Location, is_folder, names, parquet_source, read_json, size_of
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason
 from stages.stage import Limit
@@ -28,14 +28,14 @@ class OutputError(Exception):
 
 
 class _Objects(FSSpecHandler):  # type: ignore[misc]
-    """Arrow's way to the objects below a URL: by ranges, asked again where the store fails for a moment."""
+    """Arrow's way to the objects below a URL."""
 
     def __init__(self, root: UPath) -> None:
         super().__init__(root.fs)
         self._root = root
 
     def open_input_file(self, path: str) -> pa.PythonFile:
-        return pa.PythonFile(open_file(self._root.with_segments(path), ahead=0), mode="r")
+        return pa.PythonFile(parquet_source(self._root.with_segments(path)), mode="r")
 
 
 class OutputFolder:

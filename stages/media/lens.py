@@ -77,6 +77,7 @@ def shares(lens: Lens) -> tuple[float, float]:
     x, y = positions(lens.scaled(max(2, round(lens.width * factor)), max(2, round(lens.height * factor))))
     height, width = x.shape
     seen = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
+    x, y = (np.where(x == _OUTSIDE, np.nan, each) for each in (x, y))  # to where the lens shows nothing is no slope
     (x_down, x_across), (y_down, y_across) = np.gradient(x), np.gradient(y)
     area = np.abs(x_across * y_down - x_down * y_across)  # of the lens's picture that each pixel shows
-    return max(0.0, 1.0 - float(area[seen].sum()) / (width * height)), 1.0 - float(seen.mean())
+    return max(0.0, 1.0 - float(np.nansum(area[seen])) / (width * height)), 1.0 - float(seen.mean())
