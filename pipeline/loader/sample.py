@@ -203,7 +203,10 @@ def _stacked(latents: list[NDArray[np.float16]], where: str) -> NDArray[np.float
 def _arrays(data: bytes, where: str, names: Sequence[str]) -> list[NDArray]:
     """Arrays of an npz, never pickles. Raises ReadError for a damaged file or a missing array."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        stored = np.load(io.BytesIO(data), allow_pickle=False)
+        if isinstance(stored, np.ndarray):
+            raise ValueError("it is one array (npy), not named ones (npz)")
+        with stored:
             return [stored[name] for name in names]
     except (ValueError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ReadError(f"{where}: cannot be read: {error}") from error

@@ -45,5 +45,5 @@ def _read(location: str) -> "np.ndarray":
     try:
         with fsspec.open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return np.asarray(arrays["text"], np.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # the last for a single array
         raise ValueError(f"{path} cannot be read ({error}); latents come from a folder that pipeline.encode_latents wrote") from None

@@ -137,7 +137,8 @@ def read_kubric4d(camera: Path, maps: Sequence[Path], limits: MediaLimits | None
     try:
         document = json.loads(_read(camera, _MOST_BYTES).decode("utf-8"))
         width, height = (int(side) for side in document["scene"]["resolution"])
-        K = np.diag([width, height, 1.0]) @ np.abs(np.asarray(document["camera"]["K"], np.float64))
+        with np.errstate(all="ignore"):  # what is not finite is told below
+            K = np.diag([width, height, 1.0]) @ np.abs(np.asarray(document["camera"]["K"], np.float64))
     except _BROKEN as error:
         raise CandidateError(Reason.E_CAMERA, f"{camera} is no Kubric-4D camera file: {str(error)[:200] or type(error).__name__}") from None
     if min(width, height) < 1:
@@ -201,9 +202,10 @@ def _read(path: Path, most: int) -> bytes:
 def planar(distance: NDArray[np.float32], K: Array) -> NDArray[np.float32]:
     """Depth along the optical axis [H,W] from distances to the camera's centre [H,W]; K [3,3]."""
     height, width = distance.shape
-    x = (np.arange(width) + 0.5 - K[0, 2]) / K[0, 0]
-    y = (np.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
-    return np.asarray(distance / np.sqrt(1 + x**2 + y[:, None] ** 2), np.float32)
+    with np.errstate(all="ignore"):  # a distance may be any float32, infinity included, and a focal length any positive float64
+        x = (np.arange(width) + 0.5 - K[0, 2]) / K[0, 0]
+        y = (np.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
+        return np.asarray(distance / np.sqrt(1 + x**2 + y[:, None] ** 2), np.float32)
 
 
 def _check_shape(maps: DepthMaps, view: str, size: tuple[int, int]) -> None:

@@ -322,7 +322,10 @@ def test_a_sample_of_latents():
     assert sample.c2w[:, :, 0, 3].tolist() == [[26, 22, 18], [8, 4, 0]]
     assert np.allclose(sample.K[0, 0], [[45, 0, 20], [0, 45, 16], [0, 0, 1]])
     pickled = npz(text=np.array([{"a": 1}], dtype=object))
-    for name, data in {"text.npz": pickled, "cameras.npz": b"PK", "view02_latent.npz": npz(latent=latents)}.items():
+    single = io.BytesIO()
+    np.save(single, text)
+    damaged = [("text.npz", pickled), ("text.npz", single.getvalue()), ("cameras.npz", b"PK"), ("view02_latent.npz", npz(latent=latents))]
+    for name, data in damaged:
         with pytest.raises(ReadError, match=f"s.{name}"):
             read_sample("s", ["a", "b", "c"], wanted, members | {name: data})
     with pytest.raises(ReadError, match=r"s\.text\.npz: there is no such member"):
