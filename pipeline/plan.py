@@ -17,6 +17,7 @@ from pipeline.binding import Source
 from pipeline.store import Location, names, read_bytes, write_bytes
 from pipeline.unit import Unit
 from schemas.candidate import CHILD, Candidate
+from schemas.verdict import Reason
 from stages.storage import Tree
 
 
@@ -45,10 +46,13 @@ def discover(
 
     limit: no more than so many; those that the plan already holds (`held`, ids) come first, so that footage which is
     new and sorts before them drops none. Raises FileNotFoundError or ValueError when the folder as a whole is not this
-    layout, and ValueError for an ingest that gives two candidates the same id.
+    layout, ValueError for an ingest that gives two candidates the same id, and OSError where storage fails for a
+    candidate: a plan made without it would drop what is finished of it.
     """
     found: dict[str, Candidate] = {}
     for candidate in islice(_found(source, tree), None if held else limit):
+        if candidate.error is not None and candidate.error[0] is Reason.E_IO:
+            raise OSError(f"{tree}: {candidate.error[1]}; nothing was changed, run the same command again")
         candidate = replace(candidate, source=source.name)
         text = captions.get(candidate.key) if captions else None
         if candidate.candidate_id in found:

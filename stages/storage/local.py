@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from schemas.candidate import MediaFile
 from schemas.verdict import CandidateError, Reason
 from stages.storage.entry import Entry, Kind, Stamp
-from stages.storage.paths import printable, resolve, storage_error
+from stages.storage.paths import check_absent, printable, resolve, storage_error
 
 _FOLDERS = 1024  # that are remembered to lie below the root: files come folder by folder
 
@@ -29,13 +29,20 @@ class LocalStore:
                 yield Entry(each.name, _is_folder(each), each.is_symlink())
 
     def kind(self, name: str) -> Kind | None:
-        """Links are followed; None where nothing is there, or a link leads nowhere."""
-        path = self.root / name
-        return "folder" if os.path.isdir(path) else "file" if os.path.exists(path) else None
+        """Links are followed; None where nothing is there, or a link leads nowhere. Raises OSError where storage fails."""
+        try:
+            mode = os.stat(self.root / name).st_mode
+        except ValueError:  # no name of a file
+            return None
+        except OSError as error:
+            check_absent(error, name)
+            return None
+        return "folder" if stat.S_ISDIR(mode) else "file"
 
     def identify(self, names: Iterable[str]) -> list[MediaFile]:
         """Plain files in a folder that lies below the root need no look at their whole path: the folder is followed once (a
-        scene has hundreds of pictures, a dataset ten thousand scenes). Raises CandidateError for the first bad one.
+        scene has hundreds of pictures, a dataset ten thousand scenes). Raises CandidateError for the first bad one, OSError where storage
+        fails.
         """
         found = []
         for name in names:
@@ -64,7 +71,7 @@ class LocalStore:
         if printable(name) != name:
             raise CandidateError(Reason.E_UNSAFE_PATH, f"the file name {printable(name)!r} is not UTF-8; rename it")
         inside = not os.path.isabs(name) and ".." not in PurePosixPath(name).parts and "\0" not in name
-        if inside and not os.path.exists(self.root / name):
+        if inside and self.kind(name) is None:
             what = "is a link to nothing" if os.path.islink(self.root / name) else "is not in the input folder"
             raise CandidateError(Reason.NO_FOOTAGE, f"{name!r} {what}")
         found = resolve(self.root, name).stat()
@@ -94,5 +101,6 @@ class LocalStore:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError as error:
+        check_absent(error, entry.name)
         return False  # identify says what is wrong with it

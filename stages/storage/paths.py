@@ -10,6 +10,8 @@ from schemas.verdict import CandidateError, Reason
 
 # The file is there and will not become readable by trying again.
 _PERMANENT = frozenset({errno.EACCES, errno.EPERM})
+# Nothing is there that could be looked at; every other answer is storage that fails, which says nothing about what is there.
+_ABSENT = _PERMANENT | {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of pairs that stand for no byte of a file name
 
 
@@ -53,6 +55,12 @@ def storage_error(error: OSError, name: str) -> CandidateError:
     if error.errno in _PERMANENT:
         return CandidateError(Reason.E_OPEN, f"{name!r} cannot be read: {said}; give this user permission to read it")
     return CandidateError(Reason.E_IO, f"storage failed for {name!r}: {said}")
+
+
+def check_absent(error: OSError, name: str) -> None:
+    """Return where the error says that nothing readable is there. Raises OSError where storage failed: then nothing is known."""
+    if error.errno not in _ABSENT:
+        raise OSError(error.errno, f"{error.strerror}; storage failed, run the same command again", name) from error
 
 
 def _kind(mode: int) -> str:

@@ -37,6 +37,10 @@ def is_url(location: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)", location) is not None
 
 
+class _Gone(CandidateError):
+    """The store answers, and has no such file."""
+
+
 class RemoteStore:
     """Names are relative to the URL; "." is the URL itself, which may be a file (an archive). refused: objects that lie nowhere."""
 
@@ -88,8 +92,11 @@ class RemoteStore:
                 raise CandidateError(Reason.NO_FOOTAGE, f"{name!r} is not in the input")
         missing = [name for name in dict.fromkeys(wanted) if name not in self._stamps]
         if missing:
-            with ThreadPoolExecutor(CONCURRENT) as pool:
-                self._stamps.update(zip(missing, pool.map(self.stamp, missing), strict=True))
+            try:
+                with ThreadPoolExecutor(CONCURRENT) as pool:
+                    self._stamps.update(zip(missing, pool.map(self.stamp, missing), strict=True))
+            except _Gone as gone:  # a page may name what is not there
+                raise CandidateError(Reason.NO_FOOTAGE, gone.message) from None
         return [MediaFile(name, *self._stamps[name]) for name in wanted]
 
     def stamp(self, name: str) -> Stamp:
@@ -164,7 +171,7 @@ class RemoteStore:
         """What asking again would not mend. A web server's client says of every failure that the file is not there."""
         status = _status(error)
         if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and not self._web):
-            return CandidateError(Reason.E_IO, f"{name!r} is no longer in the storage; run again")
+            return _Gone(Reason.E_IO, f"{name!r} is no longer in the storage; run again")
         if isinstance(error, PermissionError) or status in _PERMANENT:
             return CandidateError(Reason.E_OPEN, f"{name!r} cannot be read: {self._said(error)}; see to the permissions")
         return None

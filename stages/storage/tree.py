@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from schemas.candidate import ARCHIVES, COMPRESSED, MediaFile, without_suffix
-from schemas.verdict import CandidateError, Reason
+from schemas.verdict import PROVISIONAL, CandidateError, Reason
 from stages.storage.archives import Index, Problem, read_index
 from stages.storage.cache import cache, release
 from stages.storage.entry import Entry
@@ -110,7 +110,7 @@ class Tree:
 
         Raises CandidateError for the first that has none: E_UNSAFE_PATH where the name or a link leads out of the input, what it
         names is no plain file, or the name is not UTF-8; NO_FOOTAGE where nothing is there; E_IO, E_OPEN where storage refuses;
-        what an archive is refused with.
+        what an archive is refused with. Raises OSError where storage fails while an archive's index is read.
         """
         names = [str(path) for path in paths]
         packed = {name: split for name in names if (split := self._split(name)) is not None}
@@ -143,7 +143,11 @@ class Tree:
 
         Hidden names are left out, and `**` does not enter linked folders.
         """
-        yield from dict.fromkeys(self._matching(ROOT, PurePosixPath(pattern).parts))
+        given: set[str] = set()
+        for path in self._matching(ROOT, PurePosixPath(pattern).parts):
+            if (name := str(path)) not in given:
+                given.add(name)
+                yield path
 
     def _matching(self, folder: PurePosixPath, parts: Sequence[str]) -> Iterator[PurePosixPath]:
         part, rest = parts[0], parts[1:]
@@ -242,7 +246,7 @@ class Tree:
         return bool(self.__dict__["_root_is_archive"])
 
     def _index(self, archive: str) -> Index | None:
-        """None for one that cannot be looked into, of which `_problems` says why."""
+        """None for one that cannot be looked into, of which `_problems` says why. Raises OSError where storage fails."""
         if archive in self._indices:
             self._indices.move_to_end(archive)
             return self._indices[archive]
@@ -255,6 +259,8 @@ class Tree:
             index = read_index(self._file_name(file), lambda start, stop: self._store.read(archive, start, min(stop, file.size)))
             index.archive = file
         except CandidateError as problem:
+            if problem.reason in PROVISIONAL:  # what the archive holds is not known: its members must not count as gone
+                raise OSError(f"{self}: {_run_again(problem)}") from problem
             self._problems[archive] = problem.reason, problem.message
             return None
         self._refused[archive] = index.refused
@@ -293,6 +299,10 @@ class Tree:
 def is_archive(name: str) -> bool:
     """Whether a file of that name is seen as a folder. One that is compressed as a whole is, and refused where it is looked into."""
     return name.lower().endswith((*ARCHIVES, *COMPRESSED))
+
+
+def _run_again(problem: CandidateError) -> str:
+    return problem.message if "run again" in problem.message else f"{problem.message}; run the same command again"
 
 
 def check_unchanged(file: MediaFile, size: int, mtime_ns: int) -> None:

@@ -1,0 +1,86 @@
+"""Storage that fails while an input is listed: nothing is concluded from it, and nothing that is finished is dropped."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from pipeline.binding import bind
+from pipeline.curate import DONE, USAGE
+from pipeline.plan import discover
+from pipeline.studio import write_layout
+from schemas.recipe import parse_recipe
+from schemas.verdict import CandidateError, Reason
+from stages.storage import ROOT, Tree, remote
+from stages.storage.local import LocalStore
+from tests.e2e.output import Output, run
+from tests.storage.inputs import zipped
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_DELAY_S", 0.01)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[], Output]:
+    """Copies the clips of `in`: a plain one, and a zip of two."""
+    write_layout("clips", tmp_path / "clips", scenes=1, frames=12, size=(64, 48))
+    zipped(tmp_path / "clips", tmp_path / "in/batch.zip")
+    next((tmp_path / "clips").rglob("*.mp4")).rename(tmp_path / "in/plain.mp4")
+    recipe = tmp_path / "clips.yaml"
+    recipe.write_text("name: clips\nsources:\n  clips:\n    stages: [header: {}]\n    payload: {video: copy}\n")
+    return lambda: run(recipe, {"clips": tmp_path / "in"}, tmp_path / "out", "--executor=inline", "--no-report", "--error-budget=1")
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_index_that_cannot_be_read_for_a_moment_drops_nothing(copied: Callable[[], Output], monkeypatch, capsys) -> None:
+    done = copied()
+    before = everything(done.path)
+    assert done.code == DONE and len(done.verdicts("clips")) >= 2
+    read = LocalStore.read
+
+    def failing(self: LocalStore, name: str, start: int, stop: int) -> bytes:
+        if name.endswith(".zip"):
+            raise CandidateError(Reason.E_IO, f"storage failed for {name!r}: Input/output error")
+        return read(self, name, start, stop)
+
+    monkeypatch.setattr(LocalStore, "read", failing)
+    capsys.readouterr()
+    assert copied().code == USAGE and "run the same command again" in capsys.readouterr().err
+    assert everything(done.path) == before
+    monkeypatch.setattr(LocalStore, "read", read)
+    again = copied()
+    assert again.code == DONE and again.verdicts("clips") == done.verdicts("clips")
+
+
+@pytest.mark.parametrize("call", ["stat", "lstat", "scandir"])
+def test_what_cannot_be_looked_at_is_not_taken_for_gone(call: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "in/b").mkdir(parents=True)
+    for name in ("a.mp4", "b/c.mp4"):
+        (tmp_path / "in" / name).write_bytes(b"x")
+    source = bind(parse_recipe({"name": "x", "sources": {"clips": {"stages": []}}}))["clips"]
+    answer: Any = getattr(os, call)
+
+    def failing(path: Any, **kept: Any) -> Any:
+        if str(path).endswith(("b", "b/c.mp4")):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return answer(path, **kept)
+
+    def found() -> list[str]:
+        return [each.candidate_id for each in discover(source, Tree(tmp_path / "in"), None, (), {})]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, failing)
+        with pytest.raises(OSError, match="Stale file handle"):
+            found()
+    assert found() == ["a.mp4", "b/c.mp4"]
+    (tmp_path / "in/dead").symlink_to("nothing")
+    assert not Tree(tmp_path / "in").exists(PurePosixPath("dead")) and found() == ["a.mp4", "b/c.mp4"], "this is an answer"
+    assert Tree(tmp_path / "in").is_dir(ROOT)
