@@ -25,7 +25,10 @@ ATTEMPTS = 4  # of ours; the client of a store has made several at each of them
 FIRST_DELAY_S = 0.5  # before the second, doubled before each further one
 CONCURRENT = 16  # requests at a time
 
-_PERMANENT = frozenset({400, 401, 403, 404, 405, 410, 416, 451})  # HTTP's: asking again gives the same answer
+# HTTP's. What a store once listed it may refuse for a while: an expired token, a clock that is off, a node without the role.
+_GONE = frozenset({404, 410})
+_REFUSED = frozenset({401, 403})
+_PERMANENT = frozenset({405, 416, 451})  # asking again gives the same answer
 _CHECKS = ("ETag", "etag", "e_tag", "md5Hash", "content_md5", "Content-MD5", "Digest")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "modified", "created")
 _WEB = ("http", "https")
@@ -170,10 +173,12 @@ class RemoteStore:
     def _permanent(self, name: str, error: Exception) -> CandidateError | None:
         """What asking again would not mend. A web server's client says of every failure that the file is not there."""
         status = _status(error)
-        if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and not self._web):
+        if status in _GONE or (status is None and isinstance(error, FileNotFoundError) and not self._web):
             return _Gone(Reason.E_IO, f"{name!r} is no longer in the storage; run again")
-        if isinstance(error, PermissionError) or status in _PERMANENT:
-            return CandidateError(Reason.E_OPEN, f"{name!r} cannot be read: {self._said(error)}; see to the permissions")
+        if status in _PERMANENT:  # before the others: s3fs says of 405, too, that permission is missing
+            return CandidateError(Reason.E_OPEN, f"{name!r} cannot be read: {self._said(error)}; copy it to a disk or an object store")
+        if status in _REFUSED or (isinstance(error, PermissionError) and status != 400):
+            return CandidateError(Reason.E_IO, f"the storage refuses {name!r}: {self._said(error)}; see to the permissions and run again")
         return None
 
     def _said(self, error: Exception) -> str:

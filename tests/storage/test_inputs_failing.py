@@ -14,14 +14,16 @@ from pipeline.plan import discover
 from pipeline.studio import write_layout
 from schemas.recipe import parse_recipe
 from schemas.verdict import CandidateError, Reason
-from stages.storage import ROOT, Tree, remote
+from stages.storage import ROOT, Tree, cache, remote
 from stages.storage.local import LocalStore
 from tests.e2e.output import Output, run
 from tests.storage.inputs import zipped
+from tests.storage.servers import BUCKET, Fault
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache._of_process.clear()
     monkeypatch.setattr(remote, "FIRST_DELAY_S", 0.01)
 
 
@@ -84,3 +86,20 @@ def test_what_cannot_be_looked_at_is_not_taken_for_gone(call: str, tmp_path: Pat
     (tmp_path / "in/dead").symlink_to("nothing")
     assert not Tree(tmp_path / "in").exists(PurePosixPath("dead")) and found() == ["a.mp4", "b/c.mp4"], "this is an answer"
     assert Tree(tmp_path / "in").is_dir(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "times"),
+    [(400, None, 1), (400, Reason.E_IO, None), (401, Reason.E_IO, None), (403, Reason.E_IO, None), (405, Reason.E_OPEN, None)],
+)
+def test_what_a_store_refuses_for_a_moment_is_no_verdict(status: int, code: Reason | None, times: int | None, s3) -> None:
+    s3.client().put_object(Bucket=BUCKET, Key="in/a.mp4", Body=b"bytes")
+    tree = Tree(f"{s3.url}/in")
+    [file] = tree.identify([PurePosixPath("a.mp4")])
+    s3.faults = [Fault("GET .*a.mp4", times=times, status=status)]
+    if code is None:
+        assert tree.read(file, 100) == b"bytes"
+        return
+    with pytest.raises(CandidateError) as caught:
+        tree.read(file, 100)
+    assert caught.value.reason is code
