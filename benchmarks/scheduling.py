@@ -81,6 +81,9 @@ class AtOnce:
         ended, self.flying = self.flying, []
         return [Outcome(task.key, "done", {}) for task in ended]
 
+    def recall(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self.flying.clear()
 

@@ -132,7 +132,7 @@ def run(
 
     on_done gets the work, the value its task returned, and how many attempts at the whole it took; on_failed gets the
     last outcome, on_lost one that is followed by another attempt. All run in the calling thread, between tasks; what they
-    raise ends the run. Once `stop` is set no task is started, those in flight have `policy.grace_s` to end, and what is left
+    raise ends the run. Once `stop` is set no task is started, those that run have `policy.grace_s` to end, and what is left
     is abandoned: the caller closes the executor, and a later run does those works. At most `max_in_flight` tasks (default:
     executor.slots) run at a time; nothing is kept of a work that is over. `sees` goes into every task (executors.Task).
     """
@@ -170,10 +170,11 @@ class _Loop:
                 return self.summary
             else:
                 stop.wait(min(_POLL_S, max(0.0, self.queue[0][0] - time.monotonic())))
+        unbegun = [self.flying.pop(key) for key in self.executor.recall()]
         ends_at = time.monotonic() + self.policy.grace_s
         while self.flying and time.monotonic() < ends_at:
             self.hear(min(_POLL_S, max(0.0, ends_at - time.monotonic())))
-        left = [job.state for job in self.flying.values()] + [job.state for _, _, job in self.queue]
+        left = [job.state for job in (*unbegun, *self.flying.values())] + [job.state for _, _, job in self.queue]
         self.summary.abandoned = len({id(state) for state in left if not state.over})
         self.summary.stopped = True
         return self.summary

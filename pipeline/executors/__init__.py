@@ -61,5 +61,8 @@ class Executor(Protocol):
     def wait(self, timeout_s: float) -> list[Outcome]:
         """The tasks that ended, at least one unless the time ran out. Order is arrival order."""
 
+    def recall(self) -> list[str]:
+        """Take back what no worker has begun, and return the keys: of these tasks no outcome comes."""
+
     def close(self) -> None:
         """Abandon what is in flight and end every process that this executor started. Idempotent."""

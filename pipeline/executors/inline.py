@@ -20,5 +20,10 @@ class InlineExecutor:
     def wait(self, timeout_s: float) -> list[Outcome]:
         return [perform(self._queue.popleft())] if self._queue else []
 
+    def recall(self) -> list[str]:
+        keys = [task.key for task in self._queue]
+        self._queue.clear()
+        return keys
+
     def close(self) -> None:
         self._queue.clear()

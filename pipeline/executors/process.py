@@ -100,6 +100,11 @@ class ProcessExecutor:
                 return ended
         return []
 
+    def recall(self) -> list[str]:
+        keys = [task.key for task in self._queue]
+        self._queue.clear()
+        return keys
+
     def close(self) -> None:
         self._closed = True
         self._queue.clear()

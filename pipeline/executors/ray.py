@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.executors import Outcome, Task
+from pipeline.executors import Outcome, State, Task
 from pipeline.executors.call import blind, module_path, perform
 from pipeline.executors.process import ProcessExecutor
 
 if TYPE_CHECKING:
     from ray import ObjectRefGenerator
 
-_POLL_S = 1.0  # how often running tasks are compared with their deadlines
+_POLL_S = 1.0  # how often running tasks are compared with their deadlines, and waiting ones with the nodes there are
 _LOCAL_OBJECT_STORE_BYTES = 200 * 2**20  # only outcomes travel: paths and counts, never frames
 _CHILD_START_S = 60.0
 _MIN_SLOTS = 2  # a cluster without workers yet must see demand, or its autoscaler brings none
@@ -119,9 +119,10 @@ def _run_in_child(task: Task) -> Outcome:
 class _Flight:
     task: Task
     stream: "ObjectRefGenerator"
+    elsewhere: bool = False  # only nodes that are not avoided may run it
     node: str = ""  # where it runs; "" until it does
     deadline: float | None = None  # of time.monotonic(); None until it runs
-    cancelled: bool = False
+    cancelled: Outcome | None = None  # how it has ended once Ray has ended it for us
 
 
 class RayExecutor:
@@ -140,7 +141,8 @@ class RayExecutor:
         self._function = self._ray.remote(max_retries=0, num_cpus=num_cpus, num_returns="streaming")(_run_task)
         self._flights: dict[Any, _Flight] = {}
         self._size = (0.0, 0)  # when the cluster was asked for its size, and what could run at once
-        self._avoided: set[str] = set()  # ids of nodes
+        self._avoided: dict[str, str] = {}  # what was said of each node, by its id
+        self._looked = 0.0  # when what waits was last compared with the nodes there are
         self._closed = False
 
     @property
@@ -157,16 +159,22 @@ class RayExecutor:
             raise RuntimeError(f"task {task.key!r} came after close(); make a new executor")
         # By what it does, not by its key: Ray counts tasks by their names for ever, 11 kB each in the driver alone.
         name = task.function.rpartition(":")[2]
-        stream = self._function.options(name=name, **self._elsewhere()).remote(task)
-        self._flights[stream] = _Flight(task, stream)
+        elsewhere = self._elsewhere()
+        stream = self._function.options(name=name, **elsewhere).remote(task)
+        self._flights[stream] = _Flight(task, stream, elsewhere=bool(elsewhere))
 
     def _elsewhere(self) -> dict[str, Any]:
-        """Options that keep a task from the nodes to avoid; none where there is no other node that could run it."""
-        if not self._avoided:
-            return {}
+        """Options that keep a task from the nodes to avoid; none where there is no other node that could run it.
+
+        Ray's `fallback_strategy` is no way to say so: it takes the avoided nodes whenever the others are busy.
+        """
+        avoided, others = self._nodes() if self._avoided else ([], set())
+        return {"label_selector": {"ray.io/node-id": f"!in({','.join(avoided)})"}} if avoided and others else {}
+
+    def _nodes(self) -> tuple[list[str], set[str]]:
+        """The nodes alive that could run a task: those to avoid, and the others."""
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= self._num_cpus}
-        avoided = sorted(self._avoided & alive)
-        return {"label_selector": {"ray.io/node-id": f"!in({','.join(avoided)})"}} if avoided and alive - self._avoided else {}
+        return sorted(alive & self._avoided.keys()), alive - self._avoided.keys()
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         ends_at = time.monotonic() + timeout_s
@@ -177,9 +185,19 @@ class RayExecutor:
             more, _ = self._ray.wait(list(self._flights), num_returns=len(self._flights), timeout=0, fetch_local=False)
             ended = [out for stream in dict.fromkeys([*ready, *more]) if (out := self._hear(self._flights[stream]))]
             self._enforce_deadlines()
+            self._end_vain_waits()
             if ended or time.monotonic() >= ends_at:
                 return ended
         return []
+
+    def recall(self) -> list[str]:
+        unheard = [flight.stream for flight in self._flights.values() if not flight.node]
+        if not unheard:
+            return []
+        _, unbegun = self._ray.wait(unheard, num_returns=len(unheard), timeout=0, fetch_local=False)
+        for stream in unbegun:
+            self._ray.cancel(stream, force=True)
+        return [self._flights.pop(stream).task.key for stream in unbegun]
 
     def close(self) -> None:
         """Abandon what is in flight. Ends the cluster's tasks, and the cluster itself if this executor started it."""
@@ -205,14 +223,14 @@ class RayExecutor:
             return None
         del self._flights[flight.stream]
         if isinstance(word, _Blind):
-            self._avoided.add(flight.node)
+            self._avoided[flight.node] = word.outcome.message
             return word.outcome
         return word
 
     def _judge(self, flight: _Flight, error: Exception) -> Outcome:
         task, known = flight.task, self._ray.exceptions
         if flight.cancelled and isinstance(error, known.TaskCancelledError | known.WorkerCrashedError):
-            return Outcome(task.key, "timeout", message=f"ran past its deadline of {task.timeout_s:g} s")
+            return flight.cancelled
         if isinstance(error, known.OutOfMemoryError):
             return Outcome(task.key, "oom", message=str(error))
         if isinstance(error, known.WorkerCrashedError) and self._is_going(flight.node):
@@ -233,5 +251,20 @@ class RayExecutor:
         now = time.monotonic()
         for flight in self._flights.values():
             if flight.deadline is not None and flight.deadline <= now and not flight.cancelled:
-                flight.cancelled = True  # its end arrives as an exception
-                self._ray.cancel(flight.stream, force=True)
+                self._cancel(flight, "timeout", f"ran past its deadline of {flight.task.timeout_s:g} s")
+
+    def _end_vain_waits(self) -> None:
+        """Where only nodes to avoid are left, end what was submitted when there were others: Ray would keep it for ever."""
+        waiting = [flight for flight in self._flights.values() if flight.elsewhere and not flight.node and not flight.cancelled]
+        now = time.monotonic()
+        if not waiting or now < self._looked + _POLL_S:
+            return
+        self._looked = now
+        avoided, others = self._nodes()
+        if avoided and not others:
+            for flight in waiting:
+                self._cancel(flight, "lost", self._avoided[avoided[0]])
+
+    def _cancel(self, flight: _Flight, state: State, message: str) -> None:
+        flight.cancelled = Outcome(flight.task.key, state, message=message)  # its end arrives as an exception
+        self._ray.cancel(flight.stream, force=True)

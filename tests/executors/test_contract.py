@@ -185,6 +185,20 @@ def test_wait_returns_empty_when_its_time_runs_out(executor: Executor) -> None:
     assert executor.wait(0.3) == []
 
 
+@on(*ALL)
+def test_what_no_worker_has_begun_can_be_taken_back(executor: Executor, tmp_path: Path) -> None:
+    keys = {f"t{number}" for number in range(8)}
+    for key in sorted(keys):
+        executor.submit(task(key, "log_interval", {"path": str(tmp_path / key), "seconds": 1.5}))
+    ended: list[Outcome] = []
+    wait_until(lambda: bool(ended.extend(executor.wait(0.1)) or list(tmp_path.iterdir())))
+    recalled = executor.recall()
+    wait_until(lambda: bool(ended.extend(executor.wait(0.1)) or len(ended) + len(recalled) >= 8))
+    assert sorted([*recalled, *(each.key for each in ended)]) == sorted(keys)
+    assert outcomes(executor, task("later", "double", 1))["later"].value == 2
+    assert 1 <= len(list(tmp_path.iterdir())) <= WORKERS
+
+
 @on(*CONTAINED)
 def test_close_ends_the_tasks_in_flight(executor: Executor, tmp_path: Path) -> None:
     told = [tmp_path / "a", tmp_path / "b"]
@@ -208,6 +222,28 @@ def test_suspects_on_ray_do_not_cost_their_ray_worker(ray_cluster: None, tmp_pat
     executor.close()
     assert {each.state for each in ended.values()} == {"died"}
     assert after == before
+
+
+def test_what_waits_for_another_node_is_lost_when_only_the_one_that_does_not_see_is_left(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other node was there for a moment, says Ray; nothing can run on it."""
+    import ray
+
+    executor = make_executor("ray", WORKERS)
+    gone = str(tmp_path / "gone")
+    said = outcomes(executor, Task("blind", "executor_jobs:double", 1, sees=((gone,),)))["blind"].message
+    nodes = [*ray.nodes(), {"NodeID": "f" * 56, "Alive": True, "Resources": {"CPU": 1.0}}]
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "nodes", lambda: nodes)
+        executor.submit(task("waits", "double", 2))
+        assert executor.wait(2.0) == []
+    executor.submit(task("there", "double", 3))
+    ended: dict[str, Outcome] = {}
+    wait_until(lambda: bool(ended.update({each.key: each for each in executor.wait(1.0)})) or len(ended) == 2)
+    executor.close()
+    assert (ended["waits"].state, ended["waits"].message) == ("lost", said) and gone in said
+    assert ended["there"].value == 6, "better there than nowhere"
 
 
 def ray_workers(executor: Executor, folder: Path) -> set[int]:

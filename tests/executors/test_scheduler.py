@@ -60,6 +60,9 @@ class Scripted:
     def wait(self, timeout_s: float) -> list[Outcome]:
         return [self.behave(self.flying.pop())] if self.flying else []
 
+    def recall(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self.flying.clear()
 
@@ -189,9 +192,11 @@ def test_ray_holds_what_is_in_flight_and_nothing_of_what_has_ended(ray_cluster: 
 
 
 def stored_mib() -> int:
+    import ray
     from ray._private.internal_api import memory_summary
 
-    return int(re.findall(r"Plasma memory usage (\d+) MiB", memory_summary(stats_only=True))[0])
+    ours = ray.get_runtime_context().gcs_address  # the machine may have other clusters
+    return int(re.findall(r"Plasma memory usage (\d+) MiB", memory_summary(ours, stats_only=True))[0])
 
 
 def test_a_lost_task_runs_again_and_blames_nobody() -> None:
@@ -309,6 +314,22 @@ def test_stop_starts_nothing_more_and_lets_what_runs_end() -> None:
     assert record.summary.stopped
     assert record.summary.done == len(record.done) == executor.started.total() < 10
     assert record.summary.abandoned == 0
+
+
+def test_stop_takes_back_what_no_worker_has_begun() -> None:
+    stop = threading.Event()
+
+    class Queueing(Scripted):
+        def wait(self, timeout_s: float) -> list[Outcome]:
+            stop.set()
+            return super().wait(timeout_s)
+
+        def recall(self) -> list[str]:
+            return [self.flying.pop(0).key]
+
+    record = play(Queueing(behave_by_fate), [Batch(f"w{number}", 1) for number in range(9)], stop=stop)
+    assert record.summary == Summary(done=2, abandoned=1, stopped=True)
+    assert set(record.done) == {"w1", "w2"}
 
 
 def test_stop_abandons_what_does_not_end_within_the_grace_and_what_waits_for_another_attempt() -> None:
