@@ -32,6 +32,7 @@ _PERMANENT = frozenset({405, 416, 451})  # asking again gives the same answer
 _CHECKS = ("ETag", "etag", "e_tag", "md5Hash", "content_md5", "Content-MD5", "Digest")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "modified", "created")
 _WEB = ("http", "https")
+_IN_URL = re.compile(r"""(://)([^\s/'"?]*@)?([^\s'"?]*)(\?[^\s'"]*)?""")
 
 T = TypeVar("T")
 
@@ -50,6 +51,9 @@ class RemoteStore:
     def __init__(self, url: str) -> None:
         import fsspec
 
+        if "::" in url:
+            what = f"URLs in URLs ('::') are not read, got {url.partition('::')[0]}::...; an archive is looked into as it is"
+            raise ValueError(f"{what}, give its own URL")
         self.url, self.label = url, shown(url)
         parts = urlsplit(url)
         self._web = parts.scheme in _WEB
@@ -68,11 +72,13 @@ class RemoteStore:
         self._pages: dict[str, dict[str, bool]] = {}  # the same of a web server, as far as it was asked
 
     def hide(self, text: str) -> str:
-        """`text` without what the URL holds of credentials: user and password, and the query, which may be a signature."""
+        """`text` without what the URL holds of credentials: user and password, and the query, which may be a signature. Clients write URLs
+        in forms of their own, so of every URL these parts go."""
         parts = urlsplit(self.url)
         for secret in (parts.netloc.rpartition("@")[0], parts.query, parts.password or ""):
-            text = text.replace(secret, "***") if secret else text
-        return text
+            for form in (secret, unquote(secret)):
+                text = text.replace(form, "***") if form else text
+        return _IN_URL.sub(lambda match: f"{match[1]}{'***@' if match[2] else ''}{match[3]}{'?***' if match[4] else ''}", text)
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """What lies directly below. Raises OSError where the store does not answer."""
@@ -182,7 +188,7 @@ class RemoteStore:
         return None
 
     def _said(self, error: Exception) -> str:
-        return self.hide(f"{type(error).__name__}: {str(error)[:200]}")
+        return self.hide(f"{type(error).__name__}: {error}")[:200]  # a secret that is cut in two would not be known
 
     def _listed(self, call: Callable[[], T]) -> T:
         try:

@@ -5,9 +5,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
+from benchmarks.server import RangeServer
 from pipeline.binding import bind
 from pipeline.curate import DONE, USAGE
 from pipeline.plan import discover
@@ -16,6 +18,7 @@ from schemas.recipe import parse_recipe
 from schemas.verdict import CandidateError, Reason
 from stages.storage import ROOT, Tree, cache, remote
 from stages.storage.local import LocalStore
+from stages.storage.remote import RemoteStore
 from tests.e2e.output import Output, run
 from tests.storage.inputs import zipped
 from tests.storage.servers import BUCKET, Fault
@@ -103,3 +106,23 @@ def test_what_a_store_refuses_for_a_moment_is_no_verdict(status: int, code: Reas
     with pytest.raises(CandidateError) as caught:
         tree.read(file, 100)
     assert caught.value.reason is code
+
+
+def test_messages_hold_no_part_of_a_long_signature(tmp_path: Path) -> None:
+    """Cut, written otherwise by the client, or in a URL within a URL."""
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    query = f"X-Amz-Security-Token={'hunter2' * 100}&X-Amz-Credential=AKIAEXAMPLE%2F2026%2Fs3&X-Amz-Signature=deadbeef"
+    with RangeServer(tmp_path) as server:
+        url = server.url.replace("://", "://someone:hun%2Fter2@")
+        with pytest.raises(OSError, match="none") as caught:
+            RemoteStore(f"{url}/none/?{query}").entries(".").__next__()
+        told = [str(caught.value)]
+        store = RemoteStore(f"{url}/a.zip?{query}")
+        error = OSError(f"500, message='no', url='{server.url}/a.zip?{unquote(query)}'")
+        told.append(store._said(error))
+    for chained in (f"simplecache::{url}/", f"zip://a::{url}/b.zip", f"zip://a::s3://hunter2:x@b?{query}"):
+        with pytest.raises(ValueError, match="give its own URL") as refused:
+            Tree(chained)
+        told.append(str(refused.value))
+    for secret in ("hun", "AKIA", "dead", "ter2"):
+        assert not [text for text in told if secret in text]
