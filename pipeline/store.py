@@ -375,16 +375,26 @@ def remove(path: Location) -> None:
 
 
 def sweep(folder: Location) -> None:
-    """Remove what killed runs left half-written: temporary files, or uploads below a prefix of S3 that nobody will complete."""
+    """Remove what killed runs left half-written directly in the folder: temporary files, or uploads to S3 that nobody will complete."""
     if isinstance(folder, Path):
         for path in folder.glob(f"{TEMPORARY}*"):
             path.unlink(missing_ok=True)
     elif hasattr(folder.fs, "call_s3"):
-        fs, (bucket, _, prefix) = folder.fs, folder.path.partition("/")
         with suppress(OSError, NotImplementedError):  # not every server, and not everybody, may list them
-            found = ask(folder, lambda: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/"), attempts=1)
-            for each in found.get("Uploads", ()):
-                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
+            _sweep_uploads(folder)
+
+
+def _sweep_uploads(folder: UPath) -> None:
+    bucket, _, prefix = folder.path.strip("/").partition("/")
+    start, page = f"{prefix}/" if prefix else "", dict[str, str]()
+    while True:
+        found = ask(folder, lambda page=page: folder.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=start, **page), attempts=1)
+        for each in found.get("Uploads", ()):
+            if "/" not in each["Key"][len(start) :]:  # else another output's, that lies below
+                folder.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
+        if not found.get("IsTruncated"):
+            return
+        page = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
 
 
 def together(call: Callable[[S], T], values: Sequence[S], where: Location) -> list[T]:

@@ -84,9 +84,12 @@ def test_half_an_upload_is_no_object(s3, impatient):
     assert s3.objects()["out/shards/large.tar"] == piece * 40
 
 
-def test_uploads_of_a_killed_run_are_swept(s3):
-    client = s3.client()
-    for key in ("out/shards/a.tar", "outside/b.tar"):
+def test_uploads_of_a_killed_run_are_swept_and_those_of_other_outputs_are_not(s3, numbers, impatient):
+    (command, _), client, others = numbers, s3.client(), ["out/second/shards/a.tar", "outside/b.tar"]
+    for key in ("out/shards/a.tar", *others):
         client.create_multipart_upload(Bucket=BUCKET, Key=key)
-    store.sweep(locate(f"{s3.url}/out"))
-    assert uploads(s3) == ["outside/b.tar"]
+    assert main([*command, f"--output={s3.url}/out", "--executor=inline"]) == DONE
+    assert uploads(s3) == others
+    client.create_multipart_upload(Bucket=BUCKET, Key="c.tar")
+    store.sweep(locate(s3.url))
+    assert uploads(s3) == others, "and where the output is the bucket itself"
