@@ -1,8 +1,10 @@
-"""python -m benchmarks.fuzz: every parser of untrusted input, with inputs that nobody meant, for as long as it is told.
+"""python -m benchmarks.fuzz: parsers of untrusted input, with inputs that nobody meant, for as long as it is told.
 
-The targets are those of tests/fuzz: valid documents and files with a few things wrong, and plain bytes. A parser may raise what it
-declares and nothing else; it may not write, start a process, connect, unpickle, run on, or ask for much memory. Prints a table, and for
-each failure what makes it happen again; ends with status 1 where there is one.
+The targets are those of tests/fuzz: recipes, camera files, data sets as folders and archives, media, weights, and output folders before
+training, the report and most of the audit (not export, compare); valid ones with a few things wrong, and plain bytes. A parser may raise
+what it declares and nothing else, and whether it takes the input or refuses it, it may not write, start a process, connect, unpickle,
+run on, or ask for much memory. Prints a table, and for each failure what makes it happen again, made small; ends with status 1 where
+there is one.
 """
 
 import argparse

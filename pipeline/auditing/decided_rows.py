@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.auditing.children import own_reasons
-from pipeline.auditing.folder import OutputError, OutputFolder
+from pipeline.auditing.folder import OutputError, OutputFolder, refuse_nulls
 from pipeline.auditing.redecide import (
     GONE,
     PAYLOAD,
@@ -30,6 +30,7 @@ from pipeline.auditing.redecide import (
     test_of,
 )
 from pipeline.store import Location, parquet_source
+from schemas.manifest import SAMPLES
 from schemas.verdict import Reason, Status
 
 Mask = NDArray[np.bool_]
@@ -55,6 +56,10 @@ def read_columns(output: OutputFolder, columns: Sequence[str]) -> pa.Table:
         if not tables:
             raise OutputError(f"{where}: holds no table yet; run pipeline.curate to the end")
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+        table.validate(full=True)
+        refuse_nulls(table, SAMPLES)
+    except KeyError as error:  # of read_dictionary
+        raise OutputError(f"{where}: has no column {error.args[0]!r}; curate again with this version") from None
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"{where}: cannot be read ({error})") from None
     if missing := [name for name in columns if name not in table.column_names]:

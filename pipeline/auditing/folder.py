@@ -1,6 +1,6 @@
 """Reading an output folder: its manifest tables and run.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from upath import UPath
 
 from pipeline.store import Location, is_folder, names, parquet_source, read_json, size_of
 from schemas.manifest import SAMPLES, SHARDS, UNITS
+from schemas.scores import SCORES
 from schemas.verdict import Reason
 from stages.stage import Limit
 
@@ -21,6 +22,30 @@ TableName = Literal["samples", "shards", "units"]
 TABLES: dict[str, pa.Schema] = {"samples": SAMPLES, "shards": SHARDS, "units": UNITS}
 
 _RUN: dict[str, type] = {"recipe": dict, "inputs": dict, "limits": dict, "error_budget": dict, "state": str}
+
+
+def _is_recipe(recipe: dict[str, Any]) -> bool:
+    """As far as it is shown; what it binds to is read by schemas.recipe."""
+    sources = recipe.get("sources", {})
+    stages = (
+        [each.get("stages", []) if isinstance(each, dict) else None for each in sources.values()] if isinstance(sources, dict) else [None]
+    )
+    return all(isinstance(each, list) and all(isinstance(stage, dict | str) for stage in each) for each in stages)
+
+
+def _is_budget(budget: dict[str, Any]) -> bool:
+    """Empty where nothing was judged."""
+    numbers = [budget.get(name) for name in ("limit", "errors", "judged")]
+    return not budget or (
+        all(isinstance(each, int | float) and 0 <= each < 1 << 53 for each in numbers) and isinstance(budget.get("exceeded"), bool)
+    )
+
+
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "recipe": _is_recipe,
+    "inputs": lambda inputs: all(isinstance(root, str) for root in inputs.values()),
+    "error_budget": _is_budget,
+}
 
 
 class OutputError(Exception):
@@ -67,6 +92,9 @@ class OutputFolder:
         for name, kind in _RUN.items():
             if not isinstance(document.get(name, kind()), kind):
                 raise OutputError(f"{path}: {name} is {type(document[name]).__name__}, not what a run writes; run pipeline.curate again")
+        for name, sound in _SOUND.items():
+            if name in document and not sound(document[name]):
+                raise OutputError(f"{path}: {name} is {str(document[name])!r:.200}, not what a run writes; run pipeline.curate again")
         return document
 
     def parts(self, table: TableName) -> list[Location]:
@@ -94,7 +122,7 @@ class OutputFolder:
         try:
             found = self.dataset(table).to_table(columns=None if columns is None else list(columns), filter=where)
             found.validate(full=True)
-            _refuse_nulls(found)
+            refuse_nulls(found, TABLES[table])
         except (OSError, pa.ArrowException) as error:
             raise OutputError(f"{self.path / 'manifest' / table}: cannot be read ({error})") from None
         return found
@@ -114,9 +142,11 @@ class OutputFolder:
         return [name for name in named if name in found or name in inputs] + [name for name in found if name not in named]
 
 
-def _refuse_nulls(table: pa.Table) -> None:
-    """Raise ArrowInvalid where the schema wants a value and there is none, in lists of members too."""
-    for field in table.schema:
+def refuse_nulls(table: pa.Table, schema: pa.Schema) -> None:
+    """Raise ArrowInvalid where the schema wants a value and there is none, in lists of members too. Other columns may be there."""
+    for field in schema:
+        if field.name not in table.column_names:
+            continue
         column = table[field.name]
         missing = 0 if field.nullable else column.null_count
         if pa.types.is_list(field.type) and not field.nullable:
@@ -129,4 +159,6 @@ def _refuse_nulls(table: pa.Table) -> None:
 
 def limit_of(entry: Mapping[str, Any]) -> Limit:
     """A limit as run.json stores it."""
-    return Limit(str(entry["key"]), str(entry["score"]), entry["op"], float(entry["value"]), Reason(entry["reason"]))
+    if entry["score"] not in SCORES:
+        raise ValueError(f"no score is named {entry['score']!r:.80}")
+    return Limit(str(entry["key"]), entry["score"], entry["op"], float(entry["value"]), Reason(entry["reason"]))

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.auditing.folder import OutputFolder, limit_of
+from pipeline.auditing.folder import OutputFolder
 from pipeline.auditing.layout import format_cell, format_number, human_bytes, text_table
 from pipeline.selection import FOLDER
 from pipeline.store import names, read_bytes
@@ -162,12 +162,12 @@ def _steps(output: OutputFolder, row: Mapping[str, Any]) -> str:
     keys = dict(row["step_keys"] or [])
     if not keys:
         return ""
-    listed = output.run.get("limits", {}).get(row["source"], [])
+    listed = list(zip(output.run.get("limits", {}).get(row["source"], []), output.limits(row["source"]), strict=True))
     order = ["ingest", *_stages(output, row["source"])]
     names = [name for name in order if name in keys or name != "ingest"] + [name for name in keys if name not in order]
     body = []
     for name in names:
-        limits = [limit_of(each) for each in listed if each["stage"] == name]
+        limits = [limit for each, limit in listed if each.get("stage") == name]
         failed = [limit.key for limit in limits if name in keys and limit.violated(row["scores"][limit.score])]
         said = f"FAILS: {', '.join(failed)}" if failed else "error" if row["stage"] == name else "ok" if name in keys else "not run"
         body.append([name, keys.get(name), said])

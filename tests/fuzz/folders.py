@@ -1,6 +1,7 @@
 """Targets: whole data sets with something wrong in them, discovered and loaded as a run does."""
 
 import contextlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from schemas.frames import Scene
 from schemas.typed import build
 from schemas.verdict import CandidateError, Reason
 from stages.ingest import ingests
+from stages.media import Media
 from stages.storage import Tree
 from tests.fuzz import seeds
 from tests.fuzz.mutate import NASTY, mutated, mutated_json, mutated_text
@@ -27,9 +30,12 @@ _LISTS = {
 _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "davis": [{}, {"sets": "ImageSets/2017"}, {"masks": "Annotations/480p"}],
     "kubric4d": [{}, {"scenes": "list.txt"}, {"views": [1]}],
-    "dl3dv": [{}, {"exclude": "list.txt"}, {"images": "images_4"}],
+    "dl3dv": [{}, {"exclude": "list.txt"}, {"images": "images_4"}, {"undistort": True}, {"undistort": True}],
+    "rig": [{}, {"undistort": True}],
     "clips": [{}, {"csv": "list.txt"}, {"glob": "*"}],
 }
+_LENSES = ("scene1/cameras.json", "transforms.json")
+_COEFFICIENTS = (0.0, 1e-12, 0.05, -0.3, 1.0, -9.0, 1e3, 1e9)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,9 @@ def _trees(draw: st.DrawFn, layout: str, ingest: str) -> Folder:
                 f"scene1/sparse/{name}": draw(mutated_text([text]))
                 for name, text in zip(("cameras.txt", "images.txt"), seeds.COLMAP, strict=True)
             }
+    for name in files:
+        if name.endswith(_LENSES) and draw(st.booleans()):
+            files[name] = _with_lens(draw, json.loads(files[name]))
     for _ in range(draw(st.integers(0, 3))):
         name = draw(st.sampled_from(sorted(files)))
         kind = draw(st.integers(0, 9))
@@ -86,9 +95,20 @@ def _trees(draw: st.DrawFn, layout: str, ingest: str) -> Folder:
     return Folder(files, links, tuple(pipes), draw(st.sampled_from(_OPTIONS.get(ingest, [{}]))))
 
 
-def _content(name: str, data: bytes) -> SearchStrategy[bytes]:
-    import json
+def _with_lens(draw: st.DrawFn, document: dict[str, Any]) -> bytes:
+    """The rig or the DL3DV scene with a lens that distorts: a few of its numbers are a lens's, others nobody's."""
+    fisheye = draw(st.booleans())
+    numbers = draw(st.lists(st.sampled_from(_COEFFICIENTS[:4] if draw(st.booleans()) else _COEFFICIENTS), min_size=4, max_size=4))
+    if "cameras" in document:
+        for camera in document["cameras"].values():
+            camera |= {"distortion": numbers, "model": "fisheye" if fisheye else "opencv"}
+    else:
+        names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
+        document |= {**dict(zip(names, numbers, strict=True)), "camera_model": "OPENCV_FISHEYE" if fisheye else "OPENCV"}
+    return json.dumps(document).encode()
 
+
+def _content(name: str, data: bytes) -> SearchStrategy[bytes]:
     if name.endswith(".json"):
         with contextlib.suppress(ValueError, RecursionError):
             return mutated_json([json.loads(data)])
@@ -134,8 +154,9 @@ def _run(ingest: str, tree: Folder, folder: Path) -> str:
                 path = os.path.realpath(os.path.join(folder, file.path))
                 assert path.startswith(os.path.realpath(folder) + os.sep), f"{file.path} leads out"
             try:
-                check_scene(layout.load(root, candidate, media))
-                outcomes.add("loaded")
+                scene = layout.load(root, candidate, media)
+                check_scene(scene)
+                outcomes.add(_undistorted(scene, media) or "loaded")
                 continue
             except CandidateError as error:
                 reason, message = error.reason, error.message
@@ -144,6 +165,15 @@ def _run(ingest: str, tree: Folder, folder: Path) -> str:
         assert reason not in (Reason.E_IO, Reason.E_STAGE), f"{reason}: {message}"
         outcomes.add(str(reason))
     return " ".join(sorted(outcomes))
+
+
+def _undistorted(scene: Scene, media: Media) -> str | None:
+    """Looks through the lenses that there are."""
+    seen = [view for view in scene.views if view.media.lens is not None]
+    for view in seen[:2]:
+        index = view.index
+        assert media.frames(view.media, index, [0]).shape == (1, index.height, index.width, 3)
+    return "undistorted" if seen else None
 
 
 def targets() -> list[Target]:

@@ -29,8 +29,13 @@ _CHANGES = (
     *("os.system", "os.exec", "os.fork", "os.posix_spawn", "os.putenv", "subprocess.Popen", "socket.connect", "socket.bind"),
     *("pickle.find_class", "webbrowser.open"),
 )
-# Members of archives that are unpacked: under names of ours, in our own folder (stages.storage.cache).
-_COPY = re.compile(re.escape(os.path.join(tempfile.gettempdir(), PREFIX)) + r"[A-Za-z0-9_.-]+(/[0-9]{8}(/[^/]+)?)?")
+# Members of archives that are unpacked, and of shards for the report's pictures: under names of ours, in our own folders
+# (stages.storage.cache, pipeline.report.footage).
+_COPY = re.compile(
+    re.escape(tempfile.gettempdir() + os.sep)
+    + f"({re.escape(PREFIX)}[A-Za-z0-9_.-]+(/[0-9]{{8}}(/[^/]+)?)?"
+    + r"|parallax-report-[a-z0-9_]+(/member[0-9]+\.media)?)"
+)
 
 _OF_COPIES = ("os.mkdir", "os.remove", "os.rmdir")
 

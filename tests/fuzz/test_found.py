@@ -1,11 +1,15 @@
 """What fuzzing found once, each with the code that it ends in now."""
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tests.fuzz import cameras, media, seeds, texts
+from tests.fuzz import cameras, media, outputs, seeds, texts
 from tests.fuzz.target import Target
 
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -18,9 +22,25 @@ def _with(name: str, old: bytes, new: bytes) -> bytes:
     return data.replace(old, new)
 
 
+def _run(**changes: Any) -> dict[str, bytes]:
+    files = outputs._files()
+    return {**files, "run.json": json.dumps({**json.loads(files["run.json"]), **changes}).encode()}
+
+
+def _without_source(gone: bool) -> tuple[dict[str, bytes], list[str]]:
+    """The samples' column `source`: gone, or without a value in its first row."""
+    [name] = [name for name in outputs._files() if name.startswith("manifest/samples/")]
+    table = pq.read_table(pa.BufferReader(outputs._files()[name]))
+    at = table.schema.get_field_index("source")
+    values = pa.array([None, *table["source"].to_pylist()[1:]], pa.string())
+    buffer = io.BytesIO()
+    pq.write_table(table.remove_column(at) if gone else table.set_column(at, "source", values), buffer)
+    return {**outputs._files(), name: buffer.getvalue()}, ["quality.min_sharpness=30"]
+
+
 @pytest.fixture(scope="module")
 def by_name() -> dict[str, Target]:
-    return {target.name: target for module in (cameras, media, texts) for target in module.targets()}
+    return {target.name: target for module in (cameras, media, outputs, texts) for target in module.targets()}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +64,12 @@ def by_name() -> dict[str, Target]:
         ("selection json", lambda: b"[" * 100_000, "SelectionError"),
         ("captions", lambda: ("x.json", b"9" * 5000), "ValueError"),
         ("captions", lambda: ("x.json", b'{"a": "\\ud800"}'), "1 captions"),
+        ("output, audit verify", lambda: _run(error_budget={"limit": 0.05, "errors": 1, "judged": 9}), "OutputError"),
+        ("output, audit verify", lambda: _run(error_budget={"limit": 0.05, "errors": 1, "judged": "", "exceeded": True}), "OutputError"),
+        ("output, audit show", lambda: _run(limits={"clips": [3]}), "OutputError"),
+        ("output, audit show", lambda: _run(recipe={"sources": {"clips": None}}), "OutputError"),
+        ("output, audit what-if", lambda: _without_source(gone=True), "OutputError"),
+        ("output, audit what-if", lambda: _without_source(gone=False), "OutputError"),
     ],
 )
 def test_each_ends_in_its_code(name: str, made: Any, outcome: str, by_name: dict[str, Target], tmp_path: Path) -> None:

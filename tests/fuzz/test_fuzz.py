@@ -33,7 +33,8 @@ NAMES = (
         "depth tiff",
     ),
     *("a sample's members", "RealEstate10K .torch", "checkpoint"),
-    *("output, before training", "output, audit verify", "output, audit show"),
+    *("output, before training", "output, audit verify", "output, audit show", "output, audit sql", "output, audit diff"),
+    *("output, audit what-if", "output, report"),
 )
 
 
