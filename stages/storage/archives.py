@@ -212,12 +212,21 @@ def _zip(file: _Ranges, size: int) -> Iterator[tuple[str, Member | None]]:
     least = [info.header_offset + _HEADER.size + _name_bytes(info) + info.compress_size for info in infos]
     for i, info in enumerate(infos):
         if info.orig_filename.endswith("/") and info.file_size == 0:
-            yield info.orig_filename, None
+            yield _name(info), None
             continue
         overlaps = least[i] > starts[i + 1] or (i > 0 and least[i - 1] > starts[i])
         span = max(0, min(starts[i + 1], starts[i] + _LONGEST_HEADER + info.compress_size) - starts[i])
         problem = _zip_problem(info, overlaps, starts[i] < 0 or least[i] > end)
-        yield info.orig_filename, Member(info.file_size, starts[i], span, info.compress_size, info.compress_type, info.CRC, problem)
+        yield _name(info), Member(info.file_size, starts[i], span, info.compress_size, info.compress_type, info.CRC, problem)
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """As it was meant: names without the mark of UTF-8 are code page 437 (APPNOTE, appendix D), but tools write UTF-8 there as well."""
+    name = info.orig_filename
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            return name.encode("cp437").decode("utf-8")
+    return name
 
 
 def _name_bytes(info: zipfile.ZipInfo) -> int:
@@ -265,8 +274,8 @@ def _tar(file: _Ranges, size: int) -> Iterator[tuple[str, Member | None]]:
             raise tarfile.ReadError(f"no mark of the end at byte {archive.offset}")
 
 
-def unpack(file: MediaFile, pieces: Iterable[bytes], out: BinaryIO) -> None:
-    """Write a member's bytes. pieces: those of its span, in order.
+def unpack(file: MediaFile, pieces: Iterable[bytes], out: BinaryIO, most: int | None = None) -> None:
+    """Write a member's bytes. pieces: those of its span, in order. most: end once so many are written, which are not checked then.
 
     Never writes more than `file.size`, however much more would come. Raises CandidateError: E_TRUNCATED where header, length or checksum
     are not what the index says, E_TOO_BIG where more would come.
@@ -283,6 +292,8 @@ def unpack(file: MediaFile, pieces: Iterable[bytes], out: BinaryIO) -> None:
             raise CandidateError(Reason.E_TOO_BIG, f"{file.path!r} unpacks to more than the {file.size} bytes that its archive promises")
         crc = zlib.crc32(piece, crc)
         out.write(piece)
+        if most is not None and most <= written < file.size:
+            return
     if written != file.size:
         raise CandidateError(Reason.E_TRUNCATED, f"{file.path!r} unpacks to {written} bytes; its archive promises {file.size}")
     if packed.crc is not None and crc != packed.crc:

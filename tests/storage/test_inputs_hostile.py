@@ -200,6 +200,19 @@ def test_an_index_and_members_have_limits(tmp_path: Path, monkeypatch: pytest.Mo
     assert verdicts(tmp_path / "in") == {"a.zip": "E_TOO_BIG"}
 
 
+def test_names_of_zips_are_utf8_where_they_can_be(tmp_path: Path) -> None:
+    """Info-ZIP and macOS write UTF-8 without its mark; what is none is code page 437. Back to back, so that lengths must be right."""
+    names = {"na\u00efve.mp4": "na\u00efve.mp4".encode(), "\u65e5\u672c.mp4": "\u65e5\u672c.mp4".encode(), "\u00e4.mp4": b"\x84.mp4"}
+    asked = [f"{i}".ljust(len(raw), "_") for i, raw in enumerate(names.values())]
+    made = zip_of(*((name, DATA) for name in asked), method=zipfile.ZIP_STORED)
+    for name, raw in zip(asked, names.values(), strict=True):
+        assert made.count(name.encode()) == 2, "in its own header and in the index"
+        made = made.replace(name.encode(), raw)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.zip").write_bytes(made)
+    assert verdicts(tmp_path / "in") == {f"a.zip/{name}": "ok" for name in (GOOD, *names)}
+
+
 def test_a_zip_of_more_than_4_gib_is_read(tmp_path: Path) -> None:
     """zip64: the index says offsets and sizes beyond 32 bits. The file has a hole, so that it takes no room."""
     (tmp_path / "in").mkdir()
