@@ -15,6 +15,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,7 @@ from stages.storage.local import LocalStore
 from stages.storage.remote import CONCURRENT, RemoteStore
 
 BUDGET_BYTES = 16 << 30  # ours: what a process keeps; files of one candidate may not take more together
+MAX_COPIES = 20_000  # ours: of those that nobody uses, however small they are; each is two entries of the disk and one of the memory
 PREFIX = "parallax-inputs-"
 
 _JOIN = 64 << 10  # members that lie as near to each other are read in one request ...
@@ -68,13 +70,32 @@ class Cache:
                 if key in self._known:
                     self._known.move_to_end(key)
             try:
-                self._make_room(sum(file.size for file in missing))
                 if missing:
+                    self._make_room(sum(file.size for file in missing))
                     self._fetch(where, store, missing)
                 return [self._known[key] for key in keys]
             finally:
                 if not hold:
                     self._held -= newly
+
+    def head(self, where: str, store: Store, file: MediaFile, most: int) -> bytes:
+        """The first bytes of a file, from its copy if there is one; else no more than these are fetched, and no copy is made.
+
+        Raises CandidateError as `get`; the checksum of a member is that of the whole, and not looked at.
+        """
+        with self._lock:
+            path = self._known.get((where, file))
+            if path is not None:
+                with path.open("rb") as copy:
+                    return copy.read(most)
+        out = BytesIO()
+        if file.packed is None:
+            out.write(store.read(file.path, 0, min(most, file.size)) if file.size else b"")
+        else:
+            archive, stop, step = file.packed.archive, _stop(file), min(_READ, most + _JOIN)
+            unpack(file, (store.read(archive, at, min(at + step, stop)) for at in range(_start(file), stop, step)), out, most)
+        _check(store, file)
+        return out.getvalue()[:most]
 
     def release(self) -> None:
         """What was asked for so far may leave from now on."""
@@ -94,17 +115,16 @@ class Cache:
         self._lock_file.close()
 
     def _make_room(self, size: int) -> None:
-        if self._bytes + size <= self.budget:
-            return
-        held = sum(file.size for where, file in self._held if (where, file) in self._known)
-        if held + size > self.budget:
+        full = self._bytes + size > self.budget
+        if full and (held := sum(file.size for where, file in self._held if (where, file) in self._known)) + size > self.budget:
             said = f"the files of one candidate have {held + size} bytes; {self.budget} are kept of fetched ones"
             raise CandidateError(Reason.E_TOO_BIG, f"{said}: unpack the archive, or copy the input to a disk")
-        for key in [key for key in self._known if key not in self._held]:
-            if self._bytes + size <= self.budget:
+        while self._bytes + size > self.budget or len(self._known) >= MAX_COPIES:
+            oldest = next((key for key in self._known if key not in self._held), None)
+            if oldest is None:
                 return
-            shutil.rmtree(self._known.pop(key).parent, ignore_errors=True)
-            self._bytes -= key[1].size
+            shutil.rmtree(self._known.pop(oldest).parent, ignore_errors=True)
+            self._bytes -= oldest[1].size
 
     def _fetch(self, where: str, store: Store, files: Sequence[MediaFile]) -> None:
         """All or none of them are known afterwards."""
@@ -173,14 +193,9 @@ class _Job:
         if first.packed is None:
             assert isinstance(self._store, RemoteStore), "files of this machine are read where they are"
             self._store.download(first.path, first.size, self._paths[first])
-            seen, name = Stamp(first.size, first.mtime_ns, first.etag), first.path
         else:
             self._unpack(first.packed.archive)
-            seen, name = Stamp(first.packed.archive_size, first.mtime_ns, first.etag), first.packed.archive
-        now = self._store.stamp(name)
-        if now != seen:
-            said = f"{'the archive' if name == '.' else repr(name)} changed since it was listed: {_say(seen)} then, {_say(now)} now"
-            raise CandidateError(Reason.E_IO, f"{said}; run the same command again")
+        _check(self._store, first)
 
     def _unpack(self, archive: str) -> None:
         start, stop = _start(self._files[0]), _stop(self._files[-1])
@@ -194,6 +209,15 @@ class _Job:
             )
             with self._paths[file].open("xb") as out:
                 unpack(file, pieces, out)
+
+
+def _check(store: Store, file: MediaFile) -> None:
+    """Raise CandidateError(E_IO) where the file, or the archive that it lies in, has changed since it was listed."""
+    name, size = (file.path, file.size) if file.packed is None else (file.packed.archive, file.packed.archive_size)
+    seen, now = Stamp(size, file.mtime_ns, file.etag), store.stamp(name)
+    if now != seen:
+        said = f"{'the archive' if name == '.' else repr(name)} changed since it was listed: {_say(seen)} then, {_say(now)} now"
+        raise CandidateError(Reason.E_IO, f"{said}; run the same command again")
 
 
 def _say(stamp: Stamp) -> str:
@@ -225,9 +249,14 @@ def named(text: str) -> str:
 def sweep_dead() -> None:
     """Remove the folders of this machine's processes that were killed before they could."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError), (folder / _LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            if not (folder / _LOCK).exists():
+                folder.rmdir()  # its owner, or a sweep, ended between the last two steps of _empty
+                continue
+            # Anyone may put anything into a temporary folder: a pipe would be waited for.
+            with open(os.open(folder / _LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _empty(folder)
 
 
 def _own_folder() -> tuple[Path, IO[bytes]]:
@@ -242,4 +271,14 @@ def _own_folder() -> tuple[Path, IO[bytes]]:
 
 def _remove(folder: Path, owner: int) -> None:
     if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        _empty(folder)
+
+
+def _empty(folder: Path) -> None:
+    """Remove a cache's folder, its lock last: whoever is killed on the way leaves what the next sweep knows."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path, ignore_errors=True)
+        (folder / _LOCK).unlink()
+        folder.rmdir()

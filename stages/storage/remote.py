@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from schemas.candidate import MediaFile
+from schemas.candidate import ARCHIVES, COMPRESSED, MediaFile
 from schemas.verdict import CandidateError, Reason
 from stages.storage.archives import safe_parts
 from stages.storage.entry import Entry, Kind, Stamp
@@ -146,7 +146,7 @@ class RemoteStore:
         self._ask(name, ask)
 
     def forget(self) -> None:
-        """What was listed, which a worker does not need."""
+        """What was listed."""
         self._stamps, self._folders, self._pages = {}, None, {}
 
     def _address(self, name: str) -> str:
@@ -253,7 +253,7 @@ class RemoteStore:
 
     def _web_kind(self, name: str) -> Kind | None:
         if name == ".":
-            return "folder" if self._base.endswith("/") or "." not in urlsplit(self._base).path.rpartition("/")[2] else "file"
+            return "file" if urlsplit(self._base).path.lower().endswith((*ARCHIVES, *COMPRESSED)) else "folder"
         folder, _, last = name.rpartition("/")
         if folder and self._web_kind(folder) != "folder":
             return None

@@ -27,6 +27,7 @@ from stages.storage.remote import CONCURRENT, RemoteStore, is_url, shown
 ROOT = PurePosixPath(".")
 
 _ARCHIVE = re.compile("(?:" + "|".join(re.escape(suffix) for suffix in (*COMPRESSED, *ARCHIVES)) + ")(?=/|$)", re.IGNORECASE)
+_SMALL = 1 << 20  # bytes: files whose first bytes are looked at come whole, if many lie together and they are no larger
 _REMEMBERED = 500_000  # members of archives whose index is kept while candidates are looked for
 
 
@@ -170,9 +171,12 @@ class Tree:
         return sorted((entry for entry in self.entries(folder) if not entry.name.startswith((".", "__MACOSX"))), key=lambda each: each.name)
 
     def read(self, file: MediaFile, most: int) -> bytes:
-        """At most `most` bytes from its start. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN; E_TRUNCATED of a member)."""
+        """At most `most` bytes from its start; no more are fetched. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN; E_TRUNCATED
+        of a member)."""
         if isinstance(self._store, LocalStore) and file.packed is None:
             path = self._store.locate(file.path)
+        elif most < file.size:
+            return cache().head(self.location, self._store, file, most)
         else:
             [path] = cache().get(self.location, self._store, [file], None, hold=False)
         try:
@@ -182,20 +186,27 @@ class Tree:
             raise storage_error(error, file.path) from error
 
     def heads(self, paths: Sequence[PurePosixPath], most: int) -> list[bytes]:
-        """The first bytes of each file of one folder, many at a time where each is a request; b"" where they cannot be read."""
+        """The first bytes of each file of one folder, many at a time where each is a request; b"" where they cannot be read.
+
+        Raises OSError where storage fails.
+        """
 
         def head(path: PurePosixPath) -> bytes:
-            with suppress(CandidateError):
+            try:
                 [file] = self.identify([path])
                 if self._remote is None or file.packed is not None:
                     return self.read(file, most)
                 return self._remote.read(file.path, 0, min(most, file.size)) if file.size else b""
-            return b""
+            except CandidateError as problem:
+                if problem.reason in PROVISIONAL:  # what they begin with is not known
+                    raise OSError(f"{self}: {_run_again(problem)}") from problem
+                return b""
 
         if self._remote is None or not paths or self._split(str(paths[0])) is not None:
             if self._remote is not None:
                 with suppress(CandidateError):  # together, in few requests
-                    cache().get(self.location, self._remote, self.identify(paths), None, hold=False)
+                    small = [file for file in self.identify(paths) if file.size <= _SMALL]
+                    cache().get(self.location, self._remote, small, None, hold=False)
             return [head(path) for path in paths]
         with ThreadPoolExecutor(CONCURRENT) as pool:
             return list(pool.map(head, paths))
@@ -216,16 +227,24 @@ class Tree:
         """Copies that were made so far may be removed from now on."""
         release()
 
+    def forget(self) -> None:
+        """What was listed so far: candidates have what is needed of it. Asked again, it is listed again."""
+        self._indices.clear()
+        if self._remote is not None:
+            self._remote.forget()
+
     @contextmanager
     def open(self, file: MediaFile) -> Iterator[Any]:
         """Its bytes, which must be those that discovery saw. Raises CandidateError (E_UNSAFE_PATH, E_OPEN; E_IO where it changed)."""
-        [path] = self.local([file])
-        with path.open("rb", buffering=0) as opened:
-            if self._remote is None and file.packed is None:
-                status = os.fstat(opened.fileno())
-                check_unchanged(file, status.st_size, status.st_mtime_ns)
-            yield opened
-        self.release()
+        try:
+            [path] = self.local([file])
+            with path.open("rb", buffering=0) as opened:
+                if self._remote is None and file.packed is None:
+                    status = os.fstat(opened.fileno())
+                    check_unchanged(file, status.st_size, status.st_mtime_ns)
+                yield opened
+        finally:
+            self.release()
 
     def _split(self, path: str) -> tuple[str, str] | None:
         """(the archive, the path in it) of what an archive holds, or of the archive itself with ""; None for all else."""

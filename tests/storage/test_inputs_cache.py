@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -120,3 +121,49 @@ def test_an_archive_that_changed_since_it_was_listed_is_told(folder: Path, archi
         tree.local(found[:1])
     assert caught.value.reason is Reason.E_IO
     shutil.rmtree(cache.cache().folder)
+
+
+def test_copies_that_nobody_uses_are_bounded_in_number(folder: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MAX_COPIES", 3)
+    tree, found = files(archive)
+    assert [tree.read(file, 1000)[0] for file in found] == list(range(10))
+    assert len(list(cache.cache().folder.rglob("*.bin"))) == 3
+    assert [path.read_bytes()[0] for path in tree.local(found)] == list(range(10)), "what is in use is not counted out"
+
+
+def test_the_beginning_of_a_member_is_all_that_is_unpacked(folder: Path, tmp_path: Path) -> None:
+    """A member of 64 MiB takes some memory to begin, and no disk; its checksum is that of the whole."""
+    with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("big.txt", b"first line\n" + bytes(64 << 20))
+    tree = Tree(tmp_path / "in.zip")
+    path = PurePosixPath("big.txt")
+    tracemalloc.start()
+    assert tree.heads([path], 10) == [b"first line"] and tree.read(tree.identify([path])[0], 11) == b"first line\n"
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    assert [each.name for each in cache.cache().folder.iterdir()] == ["lock"]
+    os.utime(tmp_path / "in.zip", ns=(1, 1))
+    with pytest.raises(OSError, match="changed since it was listed"):
+        tree.heads([path], 10)
+
+
+def test_a_copy_may_leave_when_its_reader_fails(folder: Path, archive: Path) -> None:
+    tree, found = files(archive)
+    with pytest.raises(RuntimeError), tree.open(found[0]):
+        raise RuntimeError
+    assert not cache.cache()._held
+
+
+def test_a_sweep_ends_what_another_began_and_waits_for_nothing(folder: Path) -> None:
+    for name in ("begun", "killed"):
+        (folder / f"{cache.PREFIX}{name}" / "00000001").mkdir(parents=True)
+        (folder / f"{cache.PREFIX}{name}" / "lock").touch()
+    (folder / f"{cache.PREFIX}begun" / "lock").unlink()
+    (folder / f"{cache.PREFIX}begun" / "00000001").rmdir()
+    (folder / f"{cache.PREFIX}odd").mkdir()
+    os.mkfifo(folder / f"{cache.PREFIX}odd" / "lock")
+    living = cache.Cache()
+    cache.sweep_dead()
+    assert list(folder.iterdir()) == [living.folder]
+    living.close()
+    assert not list(folder.iterdir())

@@ -126,3 +126,34 @@ def test_messages_hold_no_part_of_a_long_signature(tmp_path: Path) -> None:
         told.append(str(refused.value))
     for secret in ("hun", "AKIA", "dead", "ter2"):
         assert not [text for text in told if secret in text]
+
+
+def test_a_trajectory_whose_first_line_does_not_come_is_not_blamed(s3) -> None:
+    line = "https://www.youtube.com/watch?v=aaaaaaaaaaa\n0 1 1 .5 .5 0 0 1 0 0 0 0 1 0 0 0 0 1 0\n"
+    for name in ("abc", "abd"):
+        s3.client().put_object(Bucket=BUCKET, Key=f"in/train/{name}.txt", Body=line.encode())
+    source = bind(parse_recipe({"name": "x", "sources": {"realestate10k": {"stages": []}}}))["realestate10k"]
+
+    def found() -> dict[str, Reason | None]:
+        return {each.candidate_id: each.error and each.error[0] for each in discover(source, Tree(f"{s3.url}/in"), None, (), {})}
+
+    expected = {"train/abc": Reason.NO_FOOTAGE, "train/abd": Reason.NO_FOOTAGE}
+    assert found() == expected
+    s3.faults = [Fault("GET .*train/abd.txt", times=None)]
+    with pytest.raises(OSError, match=r"abd\.txt.*run again"):
+        found()
+    s3.faults = []
+    assert found() == expected
+
+
+@pytest.mark.parametrize("place", ["data.v2", "data.v2/", "data.v2/in.zip"])
+def test_a_web_folder_may_have_a_dot_in_its_name_and_is_listed_again_after_it_was_forgotten(place: str, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips/a.mp4").write_bytes(b"bytes")
+    zipped(tmp_path / "clips", tmp_path / "data.v2/in.zip")
+    with RangeServer(tmp_path) as server:
+        tree = Tree(f"{server.url}/{place}")
+        for _ in range(2):
+            [path] = tree.glob("**/*.mp4")
+            assert tree.read(tree.identify([path])[0], 100) == b"bytes"
+            tree.forget()
