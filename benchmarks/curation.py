@@ -23,15 +23,20 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 
 from benchmarks.table import print_table
 from pipeline.binding import bind
 from pipeline.executors import Executor
 from pipeline.executors.factory import make_executor
+from pipeline.kept import KeptOfUnit, KeptSamples
+from pipeline.parts import members_to_json, part_path
 from pipeline.payload import Member
 from pipeline.progress import Progress
+from pipeline.rows import PART
 from pipeline.run import Settings, execute, prepare
-from pipeline.shards import Kept, pack, plan_shards
+from pipeline.shards import pack, plan_shards
+from pipeline.store import write_table
 from pipeline.studio import write_layout
 from schemas.candidate import MediaFile
 from schemas.recipe import MediaLimits, Shards, parse_recipe
@@ -132,16 +137,21 @@ def bench_run(
 
 def bench_shards(work: Path, footage: Path, repeats: int) -> tuple[float, float]:
     videos = sorted(footage.rglob("*.mp4"))
-    kept = []
+    rows = []
     for number, path in enumerate(videos):
         status = path.stat()
         file = MediaFile(str(path.relative_to(footage)), status.st_size, status.st_mtime_ns)
-        member = Member("view00.mp4", file.size, file)
-        kept.append(Kept(f"s{number:05d}", "syncamvideo", None, f"{number}", (member,), None))
+        members = members_to_json([Member("view00.mp4", file.size, file)])
+        rows.append({"sample_id": f"s{number:05d}", "status": "kept", "is_sample": True, "payload_key": f"{number}", "members": members})
+    table = pa.Table.from_pylist(rows, schema=pa.schema([PART.field(name) for name in (*rows[0], "split")]))
+    kept = KeptSamples()
+    part = part_path(work / "packed", "u000000", 16 * "0")
+    kept.add(KeptOfUnit.of("syncamvideo", part.name, table))
 
     def ours() -> None:
         shutil.rmtree(work / "packed", ignore_errors=True)
-        for shard in plan_shards(kept, Shards(target_mb=64), 0, work / "packed", {"syncamvideo": Tree(footage)}):
+        write_table(part, table.replace_schema_metadata({"parallax.unit": '{"tar": null}'}))
+        for shard in plan_shards(kept, (), Shards(target_mb=64), 0, work / "packed", {"syncamvideo": Tree(footage)}):
             pack(shard)
 
     def baseline() -> None:

@@ -2,7 +2,9 @@
 
 The whole command with the process executor on a folder of small files, each a clip, with a stage that does nothing: discovery, plan, units,
 harvest, shards and tables, without the report. The peak is the kernel's high-water mark of the process that drives, a fresh one for each
-size; its workers apart. `--scenes N` measures discovery alone of N scenes of 300 pictures each, in the layout of DL3DV.
+size; its workers apart. Shards have as many megabytes as some thousands of these clips: one of 512 MB would hold them all, where it holds
+hundreds of real ones, and it is one row of the `shards` table, which is made whole (`--shard-mb 512` shows that). `--scenes N` measures
+discovery alone of N scenes of 300 pictures each, in the layout of DL3DV.
 """
 
 import argparse
@@ -65,6 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, nargs=2, default=(1_000, 100_000), metavar="N")
     parser.add_argument("--unit", type=int, default=50, help="candidates in a unit (default: 50)")
+    parser.add_argument("--shard-mb", type=float, default=16.0, help="size of a shard; clips have 2 kB each (default: 16)")
     parser.add_argument("--scenes", type=int, metavar="N", help="instead: discovery of N scenes of pictures")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -78,7 +81,7 @@ def main() -> int:
         for count in given.candidates:
             folder = Path(name) / str(count)
             make_footage(folder / "in", count)
-            (folder / "recipe.yaml").write_text(RECIPE + f"units: {{size: {given.unit}}}\n")
+            (folder / "recipe.yaml").write_text(RECIPE + f"units: {{size: {given.unit}}}\nshards: {{target_mb: {given.shard_mb}}}\n")
             before, peak = alone("peak_of_run", folder)
             print(f"{count} candidates in units of {given.unit}: {before / MB:.0f} MB at the start, {peak / MB:.0f} MB at most", flush=True)
             peaks.append(peak / MB)

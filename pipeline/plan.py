@@ -14,9 +14,10 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.binding import Source
+from pipeline.found import Chosen, Found
 from pipeline.store import Location, names, read_bytes, write_bytes
 from pipeline.unit import Unit
-from schemas.candidate import CHILD, Candidate
+from schemas.candidate import CHILD, Candidate, sample_key
 from schemas.verdict import Reason
 from stages.storage import Tree
 
@@ -41,7 +42,7 @@ def discover(
     held: Collection[str],
     captions: Mapping[str, str],
     progress: Callable[[int], None] = lambda n: None,
-) -> list[Candidate]:
+) -> Found:
     """The source's candidates in their fixed order, under the recipe's name for it, with the caller's captions.
 
     limit: no more than so many; those that the plan already holds (`held`, ids) come first, so that footage which is
@@ -49,37 +50,40 @@ def discover(
     layout, ValueError for an ingest that gives two candidates the same id, and OSError where storage fails for a
     candidate: a plan made without it would drop what is finished of it.
     """
-    found: dict[str, Candidate] = {}
-    for candidate in islice(_found(source, tree), None if held else limit):
+    found = Found()
+    for candidate in islice(_found(source, tree, found.places), None if held else limit):
         if candidate.error is not None and candidate.error[0] is Reason.E_IO:
             raise OSError(f"{tree}: {candidate.error[1]}; nothing was changed, run the same command again")
         candidate = replace(candidate, source=source.name)
         text = captions.get(candidate.key) if captions else None
-        if candidate.candidate_id in found:
+        if candidate.candidate_id in found.places:
             raise ValueError(f"{type(source.ingest).__name__} gave two candidates the id {candidate.candidate_id!r}; ids must be unique")
-        found[candidate.candidate_id] = candidate if text is None else replace(candidate, caption=text)
+        found.add(candidate if text is None else replace(candidate, caption=text))
         progress(len(found))
     if limit is None or not held:
-        return list(found.values())
-    room = max(limit - sum(name in found for name in held), 0)
-    fresh = set(islice((name for name in found if name not in held), room))
-    return [candidate for name, candidate in found.items() if name in held or name in fresh]
+        return found
+    room = max(limit - sum(name in found.places for name in held), 0)
+    fresh = set(islice((name for name in found.places if name not in held), room))
+    within = Found()
+    for name, candidate in zip(found.places, found, strict=True):
+        if name in held or name in fresh:
+            within.add(candidate)
+    return within
 
 
-def _found(source: Source, tree: Tree) -> Iterator[Candidate]:
-    """What the ingest finds, then what of the input no candidate could be made of: broken archives, members with unsafe names."""
-    taken: set[str] = set()
+def _found(source: Source, tree: Tree, taken: Collection[str]) -> Iterator[Candidate]:
+    """What the ingest finds, then what of the input no candidate could be made of: broken archives, members with unsafe names.
+
+    taken: ids of what was given so far.
+    """
     try:
-        for candidate in source.ingest.discover(tree):
-            taken.add(candidate.candidate_id)
-            yield candidate
+        yield from source.ingest.discover(tree)
     except ValueError:
         if taken or not tree.unplaced():
             raise
     for name, problem in tree.unplaced():
         while name in taken:
             name += "#"
-        taken.add(name)
         yield Candidate(source.name, name, "video", (), error=problem)
 
 
@@ -104,12 +108,12 @@ def _planned(line: str) -> Planned:
     return planned
 
 
-def extend_plan(planned: list[Planned], found: Mapping[str, list[Candidate]], size: int) -> list[Planned]:
+def extend_plan(planned: list[Planned], found: Mapping[str, Found], size: int) -> list[Planned]:
     """New units for the candidates that no unit holds yet, numbered on from the last. Units never mix sources."""
-    held = {(each.source, candidate) for each in planned for candidate in each.candidates}
     number, new = len(planned), []
     for source, candidates in found.items():
-        fresh = [candidate.candidate_id for candidate in candidates if (source, candidate.candidate_id) not in held]
+        held = {name for each in planned if each.source == source for name in each.candidates}
+        fresh = [name for name in candidates.places if name not in held]
         for start in range(0, len(fresh), size):
             new.append(Planned(f"u{number:06d}", source, tuple(fresh[start : start + size])))
             number += 1
@@ -129,7 +133,7 @@ def _batches(output: Location) -> list[str]:
     return [name for name in names(output / "plan", ".jsonl") if name.startswith("batch-")]
 
 
-def check_sources(planned: list[Planned], found: Mapping[str, list[Candidate]], limit: int | None) -> None:
+def check_sources(planned: list[Planned], found: Mapping[str, Found], limit: int | None) -> None:
     """Refuse a command that would silently drop what the output folder holds."""
     for source in dict.fromkeys(each.source for each in planned):
         if source not in found:
@@ -147,7 +151,7 @@ def check_sources(planned: list[Planned], found: Mapping[str, list[Candidate]], 
 
 def make_units(
     planned: list[Planned],
-    found: Mapping[str, list[Candidate]],
+    found: Mapping[str, Found],
     sources: Mapping[str, Source],
     roots: Mapping[str, Tree],
     output: Location,
@@ -155,11 +159,10 @@ def make_units(
     earlier: Mapping[str, "set[str]"],
 ) -> tuple[list[Unit], int]:
     """The plan's units with what is now known of their candidates, and how many candidates are no longer there."""
-    by_id = {(name, candidate.candidate_id): candidate for name, candidates in found.items() for candidate in candidates}
     children = child_captions(captions)
     units, gone = [], 0
     for each in planned:
-        present = tuple(by_id[each.source, name] for name in each.candidates if (each.source, name) in by_id)
+        present: Chosen = found[each.source].chosen(each.candidates)
         gone += len(each.candidates) - len(present)
         units.append(
             Unit(
@@ -187,11 +190,11 @@ def child_captions(captions: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def unused_captions(captions: Mapping[str, str], found: Mapping[str, list[Candidate]]) -> int:
+def unused_captions(captions: Mapping[str, str], found: Mapping[str, Found]) -> int:
     """How many captions name neither a candidate nor what could be a child of one."""
     if not captions:
         return 0
-    keys = {candidate.key for candidates in found.values() for candidate in candidates}
+    keys = {sample_key(source, name) for source, candidates in found.items() for name in candidates.places}
     return sum(key not in keys and key.rpartition(CHILD)[0] not in keys for key in captions)
 
 

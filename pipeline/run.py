@@ -12,22 +12,22 @@ from typing import Any
 
 from pipeline.binding import Source, resolved
 from pipeline.executors import Executor, Outcome
+from pipeline.found import Found
 from pipeline.parts import list_parts, parts_folder, read_meta
 from pipeline.plan import append_plan, check_sources, discover, extend_plan, make_units, read_plan, unused_captions
 from pipeline.progress import Progress
 from pipeline.provenance import code_version, lock_sha256, version
 from pipeline.scheduler import run as schedule
-from pipeline.shards import Shard, ShardPlan, plan_shards, read_record
+from pipeline.shards import Shard, ShardPlan, is_packed, plan_shards
 from pipeline.sight import marked
 from pipeline.store import Location, names, remove, stable_hash, sweep, together, write_json
 from pipeline.tables import Harvest, Totals, unit_part, write_tables
 from pipeline.unit import Unit
-from schemas.candidate import Candidate
 from schemas.recipe import Recipe
 from stages.storage import Tree
 
 # What this program writes, and nothing else: a stranger's file in the output folder is not ours to remove.
-_PART = re.compile(r"u\d{6,}-[0-9a-f]{16}(-[0-9a-f]{8}\.tar|\.parquet)|shard-.*\.json|\.tmp-.*")
+_PART = re.compile(r"u\d{6,}-[0-9a-f]{16}(-[0-9a-f]{8}\.tar|\.parquet)|shard-.*\.jsonl?|\.tmp-.*")
 _SHARD = re.compile(r".*-\d{6,}-[0-9a-f]{8}\.tar|\.tmp-.*")
 
 _NOTES = 100  # losses that are told: a run that has more of them has said enough
@@ -52,7 +52,7 @@ class Settings:
 class Prepared:
     """What is to be done, before anything is written."""
 
-    found: dict[str, list[Candidate]]
+    found: dict[str, Found]
     units: list[Unit]
     pending: list[Unit]
     new_plan: list[Any]
@@ -88,13 +88,17 @@ def prepare(settings: Settings, progress: Progress) -> Prepared:
         done = [unit for unit in units if unit.key in unit.earlier and read_meta(unit_part(unit))["provisional"]]
         pending = [replace(unit, retry_provisional=True) for unit in [*pending, *done]]
         pending.sort(key=lambda unit: unit.name)
-    return Prepared(found, units, pending, new, gone, unused_captions(settings.captions, found))
+    prepared = Prepared(found, units, pending, new, gone, unused_captions(settings.captions, found))
+    for candidates in found.values():
+        candidates.forget_ids()  # units are formed
+    return prepared
 
 
 def execute(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:
     """Do it. The output folder is consistent at every moment, and the same call goes on where it was ended."""
     output = settings.output
     append_plan(output, prepared.new_plan)
+    prepared.new_plan = []  # it names every candidate
     _write_run(settings, prepared, Result("running"))
     feed = _Feed(settings, prepared)
     with marked(output, settings.roots, prepared.found) as sees:
@@ -118,8 +122,8 @@ class _Feed:
         self._done = {unit.name for unit in prepared.units} - {unit.name for unit in prepared.pending}
         early = settings.recipe.shards.order == "plan"
         self._early = {name for name, source in settings.sources.items() if early and source.spec.target_count is None}
-        self._plan = ShardPlan(settings.recipe.shards, settings.output, settings.roots)
         self.harvest = Harvest(settings.sources)
+        self._plan = ShardPlan(settings.recipe.shards, settings.output, settings.roots, self.harvest.kept)
 
     def done(self, unit: Unit) -> None:
         self._done.add(unit.name)
@@ -136,7 +140,7 @@ class _Feed:
             last += 1
         for sample in self.harvest.take(units[first:last]):
             shard = self._plan.add(sample) if sample.source in self._early else None
-            if shard is not None and read_record(shard) is None:
+            if shard is not None and not is_packed(shard):
                 yield shard
 
     def rest(self) -> Harvest:
@@ -193,18 +197,16 @@ def _last_line(outcome: Outcome) -> str:
 def _pack_and_publish(
     settings: Settings, prepared: Prepared, harvest: Harvest, run_works: Callable[..., Any], stop: threading.Event, progress: Progress
 ) -> Result:
-    chosen, overruled = harvest.settle()
+    overruled = harvest.settle()
     seed = next(iter(settings.sources.values())).seed
-    shards = plan_shards(chosen, settings.recipe.shards, seed, settings.output, settings.roots)
-    known = zip(shards, together(read_record, shards, settings.output), strict=True)
-    records = {shard.name: record for shard, record in known if record is not None}
+    shards = plan_shards(harvest.kept, overruled, settings.recipe.shards, seed, settings.output, settings.roots)
     failures: list[str] = []
 
     def on_done(work: Shard, value: Mapping[str, Any], attempts: int) -> None:
-        records[work.name] = dict(value)
         progress.shard_done(value["bytes"])
 
-    missing = [shard for shard in shards if shard.name not in records]
+    packed = together(is_packed, shards, settings.output)
+    missing = [shard for shard, done in zip(shards, packed, strict=True) if not done]
     progress.start_shards(len(missing), len(shards))
     run_works(iter(missing), on_done=on_done, on_failed=_collect(failures, progress))
     progress.finish()
@@ -212,11 +214,10 @@ def _pack_and_publish(
         return Result("interrupted", failures=failures)
     if failures:
         return Result("failed", failures=failures)
-    ordered = [records[shard.name] for shard in shards]
-    totals = write_tables(settings.output, prepared.units, ordered, overruled)
+    totals = write_tables(settings.output, prepared.units, shards, harvest.kept, overruled)
     _discard_outdated(settings.output, prepared.units, shards, harvest.tars)
     over_budget = totals.errors > settings.error_budget * totals.judged
-    return Result("done", totals, [], over_budget, len(shards), sum(record["bytes"] for record in ordered))
+    return Result("done", totals, [], over_budget, len(shards), totals.shard_bytes)
 
 
 def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[Shard], tars: Collection[str]) -> None:
@@ -224,8 +225,8 @@ def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[
     keep = {unit_part(unit).name for unit in units} | {shard.record_path.name for shard in shards} | set(tars)
     _remove_but(parts_folder(output), _PART, keep)
     _remove_but(output / "shards", _SHARD, {shard.name for shard in shards})
-    for folder in (output, output / "plan", output / "manifest" / "samples", output / "manifest" / "shards", output / "manifest" / "units"):
-        sweep(folder)
+    for name in ("", "parts", "shards", "plan", "manifest/samples", "manifest/shards", "manifest/units"):
+        sweep(output / name if name else output)
 
 
 def _remove_but(folder: Location, ours: re.Pattern[str], keep: set[str]) -> None:

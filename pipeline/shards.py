@@ -5,19 +5,27 @@ shard's name holds a hash of what goes into it: no shard is ever replaced by ano
 there is the right one, and readers of the old manifest keep their shards until the new manifest is in place.
 """
 
+import json
 import random
+from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from hashlib import sha256
+from itertools import groupby
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+
 from pipeline.executors import Task
+from pipeline.kept import InParts, Kept, KeptSamples, Packable
 from pipeline.payload import Member, content_digest
-from pipeline.store import Location, atomic_file, open_file, read_json, size_of, stable_hash, write_json
-from pipeline.tar import TarWriter, padded
+from pipeline.store import Location, atomic_file, canonical_json, open_file, size_of, write_bytes
+from pipeline.tar import TarWriter
 from schemas.candidate import sample_key
+from schemas.manifest import MEMBER
 from schemas.recipe import Shards
 from schemas.verdict import Reason
 from stages.storage import Tree
@@ -27,29 +35,13 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A kept sample, ready to pack."""
-
-    sample_id: str
-    source: str
-    split: str | None
-    payload_key: str
-    members: tuple[Member, ...]
-    tar: str | None  # the part's tar, which holds the members made by us
-
-    @cached_property
-    def bytes(self) -> int:
-        return sum(padded(member.size) for member in self.members)
-
-
-@dataclass(frozen=True)
 class Shard:
     """One shard as planned: the scheduler's Work. Picklable."""
 
     name: str
     source: str
     split: str | None
-    samples: tuple[Kept, ...]
+    samples: InParts
     output: Location
     root: Tree
 
@@ -70,8 +62,9 @@ class Shard:
 
     @property
     def record_path(self) -> Location:
-        """The shard's own record, written last: the shard is done if and only if it is there."""
-        return self.output / "parts" / f"shard-{self.name.removesuffix('.tar')}.json"
+        """The shard's own record, written last: the shard is done if and only if it is there. JSON lines: its row of the `shards` table
+        but for the members, then these."""
+        return self.output / "parts" / f"shard-{self.name.removesuffix('.tar')}.jsonl"
 
 
 class ShardPlan:
@@ -81,53 +74,76 @@ class ShardPlan:
     later units are still under way.
     """
 
-    def __init__(self, settings: Shards, output: Location, roots: Mapping[str, Tree]) -> None:
+    def __init__(self, settings: Shards, output: Location, roots: Mapping[str, Tree], kept: KeptSamples) -> None:
+        """kept: what the samples to be added are of."""
         self._target = round(settings.target_mb * 1e6)
-        self._output, self._roots = output, roots
-        self._filling: dict[tuple[str, str | None], list[Kept]] = {}
-        self._bytes: defaultdict[tuple[str, str | None], int] = defaultdict(int)  # of what is being filled
+        self._output, self._roots, self._kept = output, roots, kept
+        self._filling: dict[tuple[str, str | None], _Filling] = {}
         self._complete: defaultdict[tuple[str, str | None], list[Shard]] = defaultdict(list)
 
     def add(self, sample: Kept) -> Shard | None:
         """Returns the shard that this sample completed by no longer fitting into it."""
         group = (sample.source, sample.split)
-        filling = self._filling.setdefault(group, [])
-        full = bool(filling) and self._bytes[group] + sample.bytes > self._target
+        filling = self._filling.setdefault(group, _Filling())
+        full = bool(filling.numbers) and filling.bytes + sample.bytes > self._target
         shard = self._close(group) if full else None
-        self._filling[group].append(sample)
-        self._bytes[group] += sample.bytes
+        self._filling[group].add(sample)
         return shard
 
     def finish(self) -> list[Shard]:
         """Every shard: sources and splits in the order of their first sample, the last shard of each as full as it got."""
         for group, filling in self._filling.items():
-            if filling:
+            if filling.numbers:
                 self._close(group)
         return [shard for group in self._filling for shard in self._complete[group]]
 
     def _close(self, group: tuple[str, str | None]) -> Shard:
         source, split = group
-        samples, complete = self._filling[group], self._complete[group]
-        content = [SHARD_VERSION, [[each.sample_id, each.payload_key] for each in samples]]
-        names = sample_key(source), sample_key(split) if split else "all", f"{len(complete):06d}", stable_hash(content)[:8]
-        complete.append(Shard(f"{'-'.join(names)}.tar", source, split, tuple(samples), self._output, self._roots[source]))
-        self._filling[group], self._bytes[group] = [], 0
+        filling, complete = self._filling[group], self._complete[group]
+        names = sample_key(source), sample_key(split) if split else "all", f"{len(complete):06d}", filling.content_hash()[:8]
+        samples = self._kept.to_pack(filling.numbers, self._output)
+        complete.append(Shard(f"{'-'.join(names)}.tar", source, split, samples, self._output, self._roots[source]))
+        self._filling[group] = _Filling()
         return complete[-1]
 
 
-def plan_shards(kept: Sequence[Kept], settings: Shards, seed: int, output: Location, roots: Mapping[str, Tree]) -> list[Shard]:
-    """The shards of all kept samples, in plan order or, by the recipe's wish, in a seeded shuffle of it."""
-    samples = list(kept)
+class _Filling:
+    """The shard of a group that is being filled."""
+
+    def __init__(self) -> None:
+        self.numbers = array("Q")
+        self.bytes = 0
+        self._content = sha256(f"[{SHARD_VERSION},[".encode())
+
+    def add(self, sample: Kept) -> None:
+        self._content.update(("," if self.numbers else "").encode() + canonical_json([sample.sample_id, sample.payload_key]))
+        self.numbers.append(sample.number)
+        self.bytes += sample.bytes
+
+    def content_hash(self) -> str:
+        """`stable_hash` of [SHARD_VERSION, [[sample id, payload key], ...]], of which nothing but the hash is kept."""
+        content = self._content.copy()
+        content.update(b"]]")
+        return content.hexdigest()
+
+
+def plan_shards(
+    kept: KeptSamples, overruled: Container[str], settings: Shards, seed: int, output: Location, roots: Mapping[str, Tree]
+) -> list[Shard]:
+    """The shards of all kept samples but the overruled ones (ids), in plan order or, by the recipe's wish, in a seeded shuffle of it."""
+    plan = ShardPlan(settings, output, roots, kept)
+    chosen = (sample for sample in kept if sample.sample_id not in overruled)
     if settings.order == "shuffle":
-        random.Random(seed).shuffle(samples)
-    plan = ShardPlan(settings, output, roots)
-    for sample in samples:
+        numbers = array("Q", (sample.number for sample in chosen))
+        random.Random(seed).shuffle(numbers)
+        chosen = (kept[number] for number in numbers)
+    for sample in chosen:
         plan.add(sample)
     return plan.finish()
 
 
 def pack(shard: Shard) -> dict[str, Any]:
-    """Write one shard and then its record. Returns the record: a row of the `shards` table.
+    """Write one shard and then its record: a row of the `shards` table. Returns {"bytes": its size}.
 
     Raises CandidateError(E_IO) when a source file is no longer what was examined, OSError when storage fails.
     """
@@ -150,10 +166,9 @@ def pack(shard: Shard) -> dict[str, Any]:
         "bytes": tar.size,
         "sha256": digest,
         "n_samples": len(shard.samples),
-        "members": members,
     }
-    write_json(shard.record_path, record)
-    return record
+    write_bytes(shard.record_path, b"".join(canonical_json(each) + b"\n" for each in (record, *members)))
+    return {"bytes": tar.size}
 
 
 class _Parts:
@@ -177,7 +192,7 @@ class _Parts:
         return self._open[1]
 
 
-def _chunks(shard: Shard, sample: Kept, member: Member, parts: _Parts, buffer: memoryview) -> Iterator[memoryview]:
+def _chunks(shard: Shard, sample: Packable, member: Member, parts: _Parts, buffer: memoryview) -> Iterator[memoryview]:
     """The member's bytes: from the part's tar, or from the source file, which must be the one that was examined.
 
     Every chunk lies in `buffer` and is gone with the next one.
@@ -197,18 +212,49 @@ def _pieces(file: Any, start: int, size: int, buffer: memoryview) -> Iterator[me
         yield buffer[:count]
 
 
-def read_record(shard: Shard) -> dict[str, Any] | None:
-    """The record of a shard that is done; None if it still has to be packed."""
-    try:
-        record: dict[str, Any] = read_json(shard.record_path)
-    except FileNotFoundError:
-        return None
-    return record if size_of(shard.path) is not None else None
+def is_packed(shard: Shard) -> bool:
+    return size_of(shard.record_path) is not None and size_of(shard.path) is not None
 
 
-def content_digests(record: Mapping[str, Any]) -> dict[str, str]:
-    """content_sha256 of every sample in a shard."""
-    members: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for member in record["members"]:
-        members[member["sample_id"]].append((member["name"], member["sha256"]))
-    return {sample_id: content_digest(each) for sample_id, each in members.items()}
+@dataclass(frozen=True)
+class Record:
+    """What a packed shard says of itself. content: content_sha256 of its samples [N * 32 bytes], in its order."""
+
+    row: Mapping[str, Any]  # of the `shards` table, but for its members
+    members: pa.StructArray
+    content: bytes
+
+
+def read_record(shard: Shard) -> Record:
+    """Line by line: a shard may hold hundreds of thousands of members, and as objects they take ten times what they do as columns."""
+    texts = {field.name: _Texts() for field in MEMBER if field.type == pa.string()}
+    numbers = {field.name: array("q") for field in MEMBER if field.type == pa.int64()}
+    content = bytearray()
+    with open_file(shard.record_path) as file:
+        row = json.loads(file.readline())
+        # Those of a sample follow one another.
+        for _, members in groupby(map(json.loads, file), key=itemgetter("sample_id")):
+            some = list(members)
+            content += bytes.fromhex(content_digest([(member["name"], member["sha256"]) for member in some]))
+            for member in some:
+                for name, column in texts.items():
+                    column.append(member[name])
+                for name, values in numbers.items():
+                    values.append(member[name])
+    columns = {name: column.array() for name, column in texts.items()}
+    columns |= {name: pa.Array.from_buffers(pa.int64(), len(each), [None, pa.py_buffer(each)]) for name, each in numbers.items()}
+    return Record(row, pa.StructArray.from_arrays([columns[field.name] for field in MEMBER], fields=list(MEMBER)), bytes(content))
+
+
+class _Texts:
+    """A column of texts that grows in its place: Arrow's arrays can only be copied together."""
+
+    def __init__(self) -> None:
+        self._text, self._ends = bytearray(), array("i", [0])
+
+    def append(self, text: str) -> None:
+        self._text += text.encode()
+        self._ends.append(len(self._text))
+
+    def array(self) -> pa.StringArray:
+        return pa.StringArray.from_buffers(len(self._ends) - 1, pa.py_buffer(self._ends), pa.py_buffer(self._text))

@@ -4,24 +4,28 @@ Each Parquet file is replaced whole and holds whole units, so a reader finds one
 also while a run that changed a limit is replacing them.
 """
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.binding import Source
 from pipeline.duplicates import Duplicates, Printed, Twin, settings_of
-from pipeline.parts import members_from_json, meta_of, open_part, part_path
-from pipeline.shards import Kept, content_digests
+from pipeline.kept import Kept, KeptOfUnit, KeptSamples, kept_rows
+from pipeline.parts import meta_of, open_part, part_path
+from pipeline.shards import Record, Shard, read_record
 from pipeline.store import Location, names, remove, together, write_table
 from pipeline.unit import Unit
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason, Status
 
-_PACKED = ["sample_id", "split", "status", "is_sample", "payload_key", "members"]
+_PACKED = ["sample_id", "split", "payload_key", "members"]
 _PRINTED = ["parent_id", "fingerprint"]
+_DECIDED = ("status", "reasons", "notes", "shard", "content_sha256")
 _UNITS_PER_FILE = 64
 _SHARDS_PER_FILE = 256
 
@@ -36,6 +40,7 @@ class Totals:
     text: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # of kept samples: with | without
     judged: int = 0  # samples, and sources that came to nothing
     errors: int = 0  # of these
+    shard_bytes: int = 0
 
 
 def unit_part(unit: Unit) -> Location:
@@ -59,6 +64,10 @@ class _Ranked:
     printed: Printed | None
 
 
+# A kept sample's id, its rank (smaller is better), and its fingerprint where its source looks for twins.
+_Asked = tuple[str, float, Printed | None]
+
+
 class Harvest:
     """What finished units have to pack, gathered in plan order, and what the run as a whole turns away.
 
@@ -68,9 +77,9 @@ class Harvest:
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self.units = 0  # how many were taken
+        self.kept = KeptSamples()  # of these
         self.tars: set[str] = set()  # of the units, by name
         self._sources = sources
-        self._kept: list[Kept] = []
         self._overruled: dict[str, Overruled] = {}
         self._ranked: defaultdict[str, list[_Ranked]] = defaultdict(list)
         self._printed = {name: settings_of(source) for name, source in sources.items()}
@@ -79,39 +88,38 @@ class Harvest:
     def take(self, units: Sequence[Unit]) -> Iterator[Kept]:
         """Samples of the units that are certain to be packed: none of a ranked source. Give each unit once, in plan order."""
         for batch in _batched(units, _UNITS_PER_FILE):
-            for unit, (found, tar) in zip(batch, together(self._read, batch, batch[0].output), strict=True):
+            for unit, (found, asked, tar) in zip(batch, together(self._read, batch, batch[0].output), strict=True):
                 self.units += 1
                 self.tars |= {tar} if tar else set()
-                yield from self.offer(unit.source.name, found)
+                certain = self.offer(unit.source.name, asked)
+                yield from (sample for sample in self.kept.add(found) if certain and sample.sample_id not in self._overruled)
+            pa.default_memory_pool().release_unused()  # Arrow keeps what parts have needed
 
-    def _read(self, unit: Unit) -> tuple[list[tuple[Kept, float, Printed | None]], str | None]:
-        """What its stages kept, and the name of its tar."""
+    def _read(self, unit: Unit) -> tuple[KeptOfUnit, list[_Asked], str | None]:
+        """What its stages kept, what is to be asked of it, and the name of its tar."""
         source = unit.source.name
         best_by, looks_for_twins = unit.source.spec.best_by, self._printed[source] is not None
-        part = open_part(unit_part(unit))
-        tar = meta_of(part)["tar"]
-        found = []
-        for row in part.read(columns=[*_PACKED, *(["scores"] if best_by else []), *(_PRINTED if looks_for_twins else [])]).to_pylist():
-            if row["status"] != Status.KEPT or not row["is_sample"]:
-                continue
-            members = tuple(members_from_json(row["members"]))
-            kept = Kept(row["sample_id"], source, row["split"], row["payload_key"], members, tar)
-            rank = _rank(row["scores"], best_by) if best_by else 0.0
-            found.append((kept, rank, Printed.of(row) if looks_for_twins else None))
-        return found, tar
+        path = unit_part(unit)
+        part = open_part(path)
+        asked_by = [*(["scores"] if best_by else []), *(_PRINTED if looks_for_twins else [])]
+        rows = kept_rows(part, [*_PACKED, *asked_by])
+        asked = [
+            (row["sample_id"], _rank(row["scores"], best_by) if best_by else 0.0, Printed.of(row) if looks_for_twins else None)
+            for row in (rows.select(["sample_id", *asked_by]).to_pylist() if asked_by else ())
+        ]
+        return KeptOfUnit.of(source, path.name, rows), asked, meta_of(part)["tar"]
 
-    def offer(self, source: str, samples: Sequence[tuple[Kept, float, Printed | None]]) -> list[Kept]:
-        """Take in samples of one source that its stages kept, each with its rank (smaller is better) and, where its source looks for
-        twins, its fingerprint; all of a run in plan order. Returns those that are certain to be packed."""
-        self._kept += [kept for kept, _, _ in samples]
+    def offer(self, source: str, samples: Sequence[_Asked]) -> bool:
+        """Take in samples of one source that its stages kept, all of a run in plan order; of a source that neither ranks nor looks for
+        twins there is nothing to say. Returns whether what is not turned away by now is certain to be packed."""
         if self._sources[source].spec.best_by is not None:
-            self._ranked[source] += [_Ranked(rank, kept.sample_id, printed) for kept, rank, printed in samples]
-            return []
+            self._ranked[source] += [_Ranked(rank, sample_id, printed) for sample_id, rank, printed in samples]
+            return False
         self._turn_away(source, [printed for _, _, printed in samples])
-        return [kept for kept, _, _ in samples if kept.sample_id not in self._overruled]
+        return True
 
-    def settle(self) -> tuple[list[Kept], dict[str, Overruled]]:
-        """Once all units are taken: the samples to pack, in plan order, and what is turned away, by sample id."""
+    def settle(self) -> dict[str, Overruled]:
+        """Once all units are taken: what is turned away, by sample id."""
         for name in self._sources:
             target, ranked = self._sources[name].spec.target_count, sorted(self._ranked[name], key=lambda each: (each.rank, each.sample_id))
             while ranked and target:
@@ -120,7 +128,7 @@ class Harvest:
             self._turn_away(name, [each.printed for each in ranked], keep=False)
             for each in ranked:
                 self._overruled.setdefault(each.sample_id, Overruled(Reason.OVER_TARGET_COUNT))
-        return [sample for sample in self._kept if sample.sample_id not in self._overruled], self._overruled
+        return self._overruled
 
     def _turn_away(self, source: str, samples: Sequence[Printed | None], keep: bool = True) -> int:
         """Look for twins among samples that may be kept. Returns how many were found."""
@@ -139,28 +147,65 @@ def _rank(scores: Mapping[str, float | None], best_by: str) -> float:
     return value if best_by.startswith("-") else -value
 
 
+class _Placed:
+    """In which shard each kept sample lies, and its content_sha256: 36 bytes each, by the sample's number."""
+
+    def __init__(self, samples: int) -> None:
+        self._shards: list[str] = []
+        self._shard_of = array("i", [-1]) * samples
+        self._content = bytearray(32 * samples)
+
+    def take(self, shard: Shard, record: Record) -> None:
+        for place, number in enumerate(shard.samples.numbers):
+            self._shard_of[number] = len(self._shards)
+            self._content[32 * number : 32 * number + 32] = record.content[32 * place : 32 * place + 32]
+        self._shards.append(shard.name)
+
+    def of(self, number: int) -> tuple[str | None, str | None]:
+        shard = self._shard_of[number]
+        return (None, None) if shard < 0 else (self._shards[shard], self._content[32 * number : 32 * number + 32].hex())
+
+
 def write_tables(
-    output: Location, units: Sequence[Unit], records: Sequence[Mapping[str, Any]], overruled: Mapping[str, Overruled]
+    output: Location, units: Sequence[Unit], shards: Sequence[Shard], kept: KeptSamples, overruled: Mapping[str, Overruled]
 ) -> Totals:
     """Write the three tables and remove files of an earlier, larger run.
 
-    records: of every shard, in plan order. overruled: what the run as a whole turns away, by sample id.
+    shards: all, packed, in plan order. overruled: what the run as a whole turns away of what is kept, by sample id.
     """
-    placed = {sample_id: (record["shard"], digest) for record in records for sample_id, digest in content_digests(record).items()}
-    totals = Totals()
+    totals, placed = Totals(), _Placed(len(kept))
     manifest = output / "manifest"
-    shard_tables = (pa.Table.from_pylist(list(batch), schema=SHARDS) for batch in _batched(records, _SHARDS_PER_FILE))
-    _write_files(manifest / "shards", SHARDS, shard_tables)
+
+    def shard_rows(shards: Sequence[Shard]) -> pa.Table:
+        records = together(read_record, shards, output)
+        for shard, record in zip(shards, records, strict=True):
+            placed.take(shard, record)
+            totals.shard_bytes += record.row["bytes"]
+        return _shard_table(records)
+
+    _write_files(manifest / "shards", SHARDS, map(shard_rows, _batched(shards, _SHARDS_PER_FILE)))
     unit_tables: list[pa.Table] = []
+    starts = iter(kept.starts)
 
     def sample_rows(units: Sequence[Unit]) -> pa.Table:
         parts = together(_rows_of, units, output)
         unit_tables.append(pa.Table.from_pylist([row for _, row in parts], schema=UNITS))
-        return _decided(pa.concat_tables([rows for rows, _ in parts]), placed, overruled, totals)
+        decided = [_decided(rows, next(starts), placed, overruled, totals) for rows, _ in parts]
+        pa.default_memory_pool().release_unused()
+        return _with_columns(pa.concat_tables([rows for rows, _ in parts]), decided)
 
     _write_files(manifest / "samples", SAMPLES, map(sample_rows, _batched(units, _UNITS_PER_FILE)))
     _write_files(manifest / "units", UNITS, unit_tables)
     return totals
+
+
+def _shard_table(records: Sequence[Record]) -> pa.Table:
+    names = [name for name in SHARDS.names if name != "members"]
+    columns = [pa.array([record.row[name] for record in records], SHARDS.field(name).type) for name in names]
+    ends = pa.array(accumulate((len(record.members) for record in records), initial=0), pa.int32())
+    lists = [record.members for record in records]
+    members = pa.ListArray.from_arrays(ends, pa.concat_arrays(lists) if len(lists) > 1 else lists[0], SHARDS.field("members").type)
+    return pa.Table.from_arrays([*columns, members], schema=SHARDS)
 
 
 def _rows_of(unit: Unit) -> tuple[pa.Table, dict[str, Any]]:
@@ -170,18 +215,26 @@ def _rows_of(unit: Unit) -> tuple[pa.Table, dict[str, Any]]:
     return part.read(columns=SAMPLES.names, use_threads=False), {**row, "seconds": list(row["seconds"].items())}
 
 
-def _decided(table: pa.Table, placed: Mapping[str, tuple[str, str]], overruled: Mapping[str, Overruled], totals: Totals) -> pa.Table:
-    """The units' rows as they are, but for what only the whole run knows: twins, the ranking, and the shards."""
+def _decided(table: pa.Table, first: int, placed: _Placed, overruled: Mapping[str, Overruled], totals: Totals) -> list[pa.Array]:
+    """Columns of a unit's rows that only the whole run knows: twins, ranking, shards. first: number of its first kept sample."""
+    number = first
     decided = table.select(["sample_id", "source", "status", "reasons", "is_source", "is_sample", "has_text", "notes"]).to_pylist()
     for row in decided:
+        row["shard"], row["content_sha256"] = None, None
+        if row["is_sample"] and row["status"] == Status.KEPT:
+            row["shard"], row["content_sha256"] = placed.of(number)
+            number += 1
         if (why := overruled.get(row["sample_id"])) is not None:
             row["status"], row["reasons"] = str(Status.REJECTED), [*row["reasons"], str(why.reason)]
             row["notes"] = sorted({**dict(row["notes"] or ()), **why.notes}.items()) or None
-        row["shard"], row["content_sha256"] = placed.get(row["sample_id"], (None, None))
         _count(totals, row)
-    for name in ("status", "reasons", "notes", "shard", "content_sha256"):
-        column = pa.array([row[name] for row in decided], SAMPLES.field(name).type)
-        table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), column)
+    return [pa.array([row[name] for row in decided], SAMPLES.field(name).type) for name in _DECIDED]
+
+
+def _with_columns(table: pa.Table, decided: Sequence[Sequence[pa.Array]]) -> pa.Table:
+    """The units' rows with what `_decided` says of each unit's."""
+    for name, arrays in zip(_DECIDED, zip(*decided, strict=True), strict=True):
+        table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), pa.concat_arrays(arrays))
     return table.replace_schema_metadata(SAMPLES.metadata)
 
 
@@ -201,6 +254,8 @@ def _write_files(folder: Location, schema: pa.Schema, tables: Iterable[pa.Table]
     number = 0
     for number, table in enumerate(tables, 1):
         write_table(folder / f"part-{number - 1:05d}.parquet", table)
+        del table  # before the next one is made
+        pa.default_memory_pool().release_unused()  # Arrow would keep what the largest table has needed
     if number == 0:
         write_table(folder / "part-00000.parquet", schema.empty_table())
         number = 1

@@ -16,7 +16,6 @@ from pipeline.auditing.redecide import TWINS, UNKNOWN, Outcome
 from pipeline.binding import Source
 from pipeline.duplicates import Printed
 from pipeline.parts import open_part, part_path
-from pipeline.shards import Kept
 from pipeline.tables import Harvest
 from schemas.verdict import Status
 
@@ -36,9 +35,9 @@ def settle(output: OutputFolder, rows: DecidedRows, sources: Mapping[str, Source
     ranks = {name: rows.ranks(sources[name].spec.best_by or "")[0] for name in ranked}
     harvest = Harvest(sources)
     for name, group in groupby(zip(known.tolist(), ids, names, strict=True), key=lambda each: each[2]):
-        stub = [(row, Kept(sample_id, name, None, "", (), None)) for row, sample_id, _ in group]
-        harvest.offer(name, [(kept, float(ranks[name][row]) if name in ranks else 0.0, printed[kept.sample_id]) for row, kept in stub])
-    overruled = harvest.settle()[1]
+        mine_of = [(sample_id, float(ranks[name][row]) if name in ranks else 0.0, printed[sample_id]) for row, sample_id, _ in group]
+        harvest.offer(name, mine_of)
+    overruled = harvest.settle()
     for row, sample_id in zip(known.tolist(), ids, strict=True):
         why = overruled.get(sample_id)
         rows.settle(row, Outcome(str(Status.KEPT)) if why is None else Outcome(str(Status.REJECTED), (str(why.reason),)))

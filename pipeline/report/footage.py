@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +11,14 @@ from pipeline.auditing.archive import safe_shard_path
 from pipeline.auditing.folder import OutputFolder
 from pipeline.auditing.show import members_of
 from pipeline.binding import Source, source_of
+from pipeline.found import Found
 from pipeline.plan import discover
 from pipeline.store import read_range
 from schemas.candidate import Candidate, MediaFile, MediaRef, View
 from schemas.frames import SceneView
 from schemas.recipe import MediaLimits, parse_recipe
 from schemas.typed import RecipeError
-from schemas.verdict import CandidateError
+from schemas.verdict import PROVISIONAL, CandidateError
 from stages.media import Media
 from stages.storage import ROOT, Tree
 
@@ -27,6 +27,10 @@ _PICTURES = {".jpg", ".png"}
 
 class FootageGone(Exception):
     """There is nothing to draw from. The message says why, for the tile that stands in."""
+
+
+class FootageAway(FootageGone):
+    """The same, and another time there may be."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Footage:
         limits = self._source.media if self._source else MediaLimits()
         self._packed = Media(Path(self._folder.name), limits)
         self._input: Media | None = None
-        self._candidates: dict[str, Candidate] | None = None
+        self._candidates: Found | None = None
 
     def __enter__(self) -> "Footage":
         return self
@@ -68,7 +72,7 @@ class Footage:
     def _from_shard(self, row: Mapping[str, Any], most: int) -> Iterator[FootageView]:
         shard = safe_shard_path(self._output.path / "shards", row["shard"])
         if shard is None:
-            raise FootageGone("shard not available")
+            raise FootageAway("shard not available")
         members = [each for each in members_of(self._output, row["shard"], row["sample_id"]) if each["name"].startswith("view")]
         if not members:
             raise FootageGone("the sample holds no picture")
@@ -103,14 +107,17 @@ class Footage:
         """The candidate's views as the stages saw them: where the recipe undistorts, only loading tells the lens."""
         assert self._source is not None  # _tree has checked it
         if getattr(self._source.ingest.options, "undistort", False):
-            with suppress(CandidateError):  # then it had no lens, and no stage saw it
+            try:
                 return self._source.ingest.load(tree, candidate, media).views
+            except CandidateError as error:  # then it had no lens, and no stage saw it
+                if error.reason in PROVISIONAL:
+                    raise
         return candidate.views
 
     def _tree(self) -> Tree:
         root = self._output.run.get("inputs", {}).get(self._name)
         if root is None or self._source is None:
-            raise FootageGone("source not available")
+            raise FootageAway("source not available")
         if self._input is not None:
             return self._input.tree
         try:
@@ -119,7 +126,7 @@ class Footage:
         except (OSError, ValueError):  # a store that does not answer, or wants what was not written down
             there = False
         if not there:
-            raise FootageGone("source not available")
+            raise FootageAway("source not available")
         return tree
 
     def _find(self, tree: Tree, candidate_id: str) -> Candidate:
@@ -127,13 +134,12 @@ class Footage:
         if self._candidates is None:
             assert self._source is not None  # _tree has checked it
             try:
-                found = discover(self._source, tree, None, (), {})
+                self._candidates = discover(self._source, tree, None, (), {})
             except (OSError, ValueError):
-                found = []  # the folder is there, but is no longer this layout
-            self._candidates = {candidate.candidate_id: candidate for candidate in reversed(found)}
-        if candidate_id not in self._candidates:
-            raise FootageGone("source not available")
-        return self._candidates[candidate_id]
+                self._candidates = Found()  # the folder is there, but is no longer this layout
+        if candidate_id not in self._candidates.places:
+            raise FootageAway("source not available")
+        return self._candidates[self._candidates.places[candidate_id]]
 
 
 def _bound(output: OutputFolder, source: str) -> Source | None:

@@ -3,7 +3,7 @@
 Captions: the CSV's text, else the side-car `clip.txt` beside `clip.mp4`.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
@@ -62,42 +62,57 @@ class Clips(Ingest):
             raise FileNotFoundError(f"the option csv names {self.options.csv!r}, which is not in {tree}")
         rows = read_caption_csv(tree, table) if tree.is_file(table) else []
         only_rows = self.options.csv is not None
-        candidates = [_listed(tree, row) for row in rows] if only_rows else self._folder(tree, rows)
-        if not candidates:
+        listed: Sequence[str | CsvRow] = rows if only_rows else self._folder(tree, rows)
+        if not listed:
             raise ValueError(f"{tree} holds no clip: looked for {self.options.glob!r} with one of {', '.join(self.options.extensions)}")
-        yield from unique(candidates)
-
-    def _folder(self, tree: Tree, rows: list[CsvRow]) -> list[Candidate]:
         texts: dict[str, str | None] = {}
-        for row in rows:
+        for row in rows if not only_rows else ():
             texts.setdefault(_posix(row.file_name), row.text)
-        beside = lru_cache(_FOLDERS)(partial(_texts_in, tree))
-        found = [_clip(tree, path, texts, beside(path.parent)) for path in self._paths(tree)]
-        present = {candidate.candidate_id for candidate in found}
+        yield from unique(_made(tree, listed, texts))
+
+    def _folder(self, tree: Tree, rows: list[CsvRow]) -> list[str | CsvRow]:
+        """The paths of the files, and the rows that are candidates of their own, in natural order. Names alone: a candidate is made when
+        it is asked for, so that a million of them need no memory."""
+        found: list[str | CsvRow] = [*self._paths(tree)]
+        present, seen = set(found) if rows else set(), set()
         # A row for a file that is not there is a candidate too; so is the second row of a file.
-        seen: set[str] = set()
         for row in rows:
             name = _posix(row.file_name)
             if name not in present or name in seen:
-                found.append(_listed(tree, row))
+                found.append(row)
             seen.add(name)
-        return sorted(found, key=lambda candidate: natural_key(candidate.candidate_id))
+        found.sort(key=lambda each: natural_key(each if isinstance(each, str) else _name(each)))
+        return found
 
-    def _paths(self, tree: Tree) -> list[PurePosixPath]:
+    def _paths(self, tree: Tree) -> Iterator[str]:
         wanted = tuple(self.options.extensions)
-        return [path for path in tree.glob(self.options.glob) if path.name.lower().endswith(wanted)]
+        return (str(path) for path in tree.glob(self.options.glob) if path.name.lower().endswith(wanted))
 
     def load(self, tree: Tree, candidate: Candidate, media: Media) -> Scene:
         views = tuple(SceneView(view.view_id, view.media, media.index(view.media)) for view in candidate.views)
         return Scene(candidate, views)
 
 
+def _made(tree: Tree, listed: Sequence[str | CsvRow], texts: Mapping[str, str | None]) -> Iterator[Candidate]:
+    beside = lru_cache(_FOLDERS)(partial(_texts_in, tree))
+    for each in listed:
+        if isinstance(each, str):
+            path = PurePosixPath(each)
+            yield _clip(tree, path, texts, beside(path.parent))
+        else:
+            yield _listed(tree, each)
+
+
 def _listed(tree: Tree, row: CsvRow) -> Candidate:
     if not row.file_name:
         error = (Reason.NO_FOOTAGE, f"line {row.line} of the CSV names no file")
-        return Candidate("clips", f"line{row.line}", "video", (), caption=row.text, error=error)
-    path = PurePosixPath(row.file_name)
-    return _clip(tree, path, {str(path): row.text})
+        return Candidate("clips", _name(row), "video", (), caption=row.text, error=error)
+    return _clip(tree, PurePosixPath(row.file_name), {_name(row): row.text})
+
+
+def _name(row: CsvRow) -> str:
+    """The id of the row's candidate."""
+    return str(PurePosixPath(row.file_name)) if row.file_name else f"line{row.line}"
 
 
 def _texts_in(tree: Tree, folder: PurePosixPath) -> frozenset[str]:

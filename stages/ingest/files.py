@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -24,12 +25,17 @@ MAX_TABLE_BYTES = 512 * 2**20  # of a CSV of captions: ours, some millions of ro
 _DIGITS = re.compile(r"([0-9]+)")
 
 
-def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
-    """Sort key that reads numbers as numbers: "scene2" before "scene10". Total: names that tie are ordered as text."""
+def natural_key(name: str) -> str:
+    """Sort key that reads numbers as numbers: "scene2" before "scene10". Total: names that tie are ordered as text.
+
+    One string, since all keys of a sort are held at once: of a million names, as tuples, they would be a gigabyte.
+    """
     parts = _DIGITS.split(name)
-    # A number is told by how many digits it has, then by these: int() refuses thousands of them.
-    numbers = (part.lstrip("0") for part in parts[1::2])
-    return tuple((len(number := next(numbers)), number) if i % 2 else (-1, part) for i, part in enumerate(parts)), name
+    # A text ends in "\0\0", below whatever else a longer one goes on with. A number is told by how many digits it has, then by these:
+    # int() refuses thousands of them. A last "\0", below any such count, ends the parts.
+    parts[::2] = [part.replace("\0", "\0\1") + "\0\0" for part in parts[::2]]
+    parts[1::2] = [chr(min(1 + len(number := part.lstrip("0")), sys.maxunicode)) + number for part in parts[1::2]]
+    return f"{''.join(parts)}\0{name}"
 
 
 def require_folder(tree: Tree) -> None:
