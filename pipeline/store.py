@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeAlias, TypeVar, cast
@@ -388,7 +389,7 @@ def _sweep_uploads(folder: UPath) -> None:
     bucket, _, prefix = folder.path.strip("/").partition("/")
     start, page = f"{prefix}/" if prefix else "", dict[str, str]()
     while True:
-        found = ask(folder, lambda page=page: folder.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=start, **page), attempts=1)
+        found = ask(folder, partial(folder.fs.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=start, **page), attempts=1)
         for each in found.get("Uploads", ()):
             if "/" not in each["Key"][len(start) :]:  # else another output's, that lies below
                 folder.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])

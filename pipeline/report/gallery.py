@@ -39,6 +39,7 @@ class Gallery:
         self.reason_sheets: dict[str, list[Sheet]] = {}
         self._stored: list[Thumbnail] = []
         self._bytes = 0
+        self.complete = True  # False where a picture is missing that there may be another time
         self._pictures: dict[tuple[str, str], Picture] = {}
         self._found = Found(output)
         self.member_sheets: dict[str, list[Sheet]] = {}
@@ -86,6 +87,7 @@ class Gallery:
 
     def _add(self, thumbnail: Thumbnail) -> Picture:
         if thumbnail.jpeg is None:
+            self.complete &= not thumbnail.passing
             return Picture(None, missing=thumbnail.missing)
         self._stored.append(thumbnail)
         self._bytes += len(thumbnail.jpeg)

@@ -24,8 +24,9 @@ _STYLES = ("page.css", "samples.css", "camera_view.css")
 _SCRIPTS = ("theme.js", "camera_view.js", "samples.js", "cost.js", "page.js")
 
 
-def render(output: OutputFolder) -> str:
-    """The report as one HTML document. The same folder and footage give the same text."""
+def render(output: OutputFolder) -> tuple[str, bool]:
+    """The report as one HTML document, and whether it has every picture that another time may give. The same folder and footage give the
+    same text."""
     sources = [load_source(output, name) for name in output.sources()]
     listed = explorer.choose(sources)
     gallery, scenes, costs = Gallery(output, sources, listed), Scenes(output, sources), measure(output, sources)
@@ -34,7 +35,7 @@ def render(output: OutputFolder) -> str:
     samples = explorer.explorer_json(output, sources, listed, gallery.numbers, scenes.by_sample)
     data = {"samples": samples, "scenes": scenes.all, "costs": projection(costs)}
     name = str(output.run.get("recipe", {}).get("name", output.path.name))
-    return Template(asset("page.html")).substitute(
+    page = Template(asset("page.html")).substitute(
         policy=escape(policy(style, script)),
         title=f"Parallax: {escape(name)}",
         style=style,
@@ -43,6 +44,7 @@ def render(output: OutputFolder) -> str:
         pictures=embedded(json.dumps(gallery.data_uris())),
         data=embedded(json.dumps(data, separators=(",", ":"))),
     )
+    return page, gallery.complete
 
 
 def _body(output: OutputFolder, sources: Sequence[SourceData], gallery: Gallery, scenes: Scenes, costs: Mapping[str, Cost]) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.report import overlays
-from pipeline.report.footage import Footage, FootageGone, FootageView
+from pipeline.report.footage import Footage, FootageAway, FootageGone, FootageView
 from pipeline.report.found import Arrays
 from schemas.frames import FrameIndex
-from schemas.verdict import CandidateError
+from schemas.verdict import PROVISIONAL, CandidateError
 from stages.media import SandboxError
 
 MOST_VIEWS = 6
@@ -26,12 +26,13 @@ BACKGROUND = (30, 34, 40)
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A JPEG, or the reason why there is none."""
+    """A JPEG, or the reason why there is none. passing: another time there may be one."""
 
     jpeg: bytes | None
     width: int = 0
     height: int = 0
     missing: str = ""
+    passing: bool = False
 
     def data_uri(self) -> str:
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg or b"").decode()
@@ -55,11 +56,11 @@ def _thumbnail(make: Callable[[], NDArray[np.uint8]]) -> Thumbnail:
     try:
         strip = make()
     except FootageGone as gone:
-        return Thumbnail(None, missing=str(gone))
+        return Thumbnail(None, missing=str(gone), passing=isinstance(gone, FootageAway))
     except CandidateError as error:
-        return Thumbnail(None, missing=f"cannot be shown: {error.reason}")
+        return Thumbnail(None, missing=f"cannot be shown: {error.reason}", passing=error.reason in PROVISIONAL)
     except SandboxError:
-        return Thumbnail(None, missing="cannot be shown: the decoder failed")
+        return Thumbnail(None, missing="cannot be shown: the decoder failed", passing=True)
     done, data = cv2.imencode(
         ".jpg", cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     )

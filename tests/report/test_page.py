@@ -130,7 +130,8 @@ def test_a_rerun_draws_the_report_only_where_something_changed(tmp_path: Path, m
     footage = toy.make_numbers(tmp_path / "in", 4)
 
     def rerun(code_version: str = "git:one", **touchy: float) -> tuple[int, bytes]:
-        monkeypatch.setattr("pipeline.run.code_version", lambda: code_version)
+        for user in ("run", "report"):
+            monkeypatch.setattr(f"pipeline.{user}.code_version", lambda: code_version)
         written = toy.recipe(tmp_path, touchy=touchy)
         assert main([str(written), f"--input=numbers={footage}", f"--output={tmp_path / 'out'}", "--executor=inline", "--quiet"]) == 0
         page = tmp_path / "out" / "report" / "index.html"
