@@ -64,6 +64,10 @@ def read_columns(output: OutputFolder, columns: Sequence[str]) -> pa.Table:
         raise OutputError(f"{where}: cannot be read ({error})") from None
     if missing := [name for name in columns if name not in table.column_names]:
         raise OutputError(f"{where}: has no column {', '.join(missing)}; curate again with this version")
+    if "status" in columns:
+        found = {name for chunk in table["status"].chunks for name in chunk.dictionary.to_pylist()}
+        if odd := found - set(map(str, Status)):
+            raise OutputError(f"{where}: has the status {min(odd)!r:.80}, which no run writes; one of {', '.join(Status)} was expected")
     return table
 
 

@@ -85,7 +85,7 @@ def _rows(draw: st.DrawFn, data: bytes) -> bytes:
         row = draw(st.sampled_from(rows))
         name = draw(st.sampled_from(table.column_names))
         row[name] = draw(_value(row[name]))
-        if pa.types.is_map(table.schema.field(name).type) and row[name]:
+        if pa.types.is_map(table.schema.field(name).type) and isinstance(row[name], list):
             row[name] = [entry for entry in row[name] if entry is not None]  # Arrow ends the process; no Parquet file can hold one
     schema = table.schema
     if draw(st.integers(0, 5)) == 0:

@@ -27,14 +27,14 @@ def _run(**changes: Any) -> dict[str, bytes]:
     return {**files, "run.json": json.dumps({**json.loads(files["run.json"]), **changes}).encode()}
 
 
-def _without_source(gone: bool) -> tuple[dict[str, bytes], list[str]]:
-    """The samples' column `source`: gone, or without a value in its first row."""
+def _with_column(column: str, first: str | None = None, gone: bool = False) -> tuple[dict[str, bytes], list[str]]:
+    """A column of the samples: gone, or with another value in its first row."""
     [name] = [name for name in outputs._files() if name.startswith("manifest/samples/")]
     table = pq.read_table(pa.BufferReader(outputs._files()[name]))
-    at = table.schema.get_field_index("source")
-    values = pa.array([None, *table["source"].to_pylist()[1:]], pa.string())
+    at = table.schema.get_field_index(column)
+    values = pa.array([first, *table[column].to_pylist()[1:]], pa.string())
     buffer = io.BytesIO()
-    pq.write_table(table.remove_column(at) if gone else table.set_column(at, "source", values), buffer)
+    pq.write_table(table.remove_column(at) if gone else table.set_column(at, column, values), buffer)
     return {**outputs._files(), name: buffer.getvalue()}, ["quality.min_sharpness=30"]
 
 
@@ -68,8 +68,9 @@ def by_name() -> dict[str, Target]:
         ("output, audit verify", lambda: _run(error_budget={"limit": 0.05, "errors": 1, "judged": "", "exceeded": True}), "OutputError"),
         ("output, audit show", lambda: _run(limits={"clips": [3]}), "OutputError"),
         ("output, audit show", lambda: _run(recipe={"sources": {"clips": None}}), "OutputError"),
-        ("output, audit what-if", lambda: _without_source(gone=True), "OutputError"),
-        ("output, audit what-if", lambda: _without_source(gone=False), "OutputError"),
+        ("output, audit what-if", lambda: _with_column("source", gone=True), "OutputError"),
+        ("output, audit what-if", lambda: _with_column("source"), "OutputError"),
+        ("output, audit what-if", lambda: _with_column("status", ""), "OutputError"),
     ],
 )
 def test_each_ends_in_its_code(name: str, made: Any, outcome: str, by_name: dict[str, Target], tmp_path: Path) -> None:
