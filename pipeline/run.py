@@ -79,6 +79,7 @@ def prepare(settings: Settings, progress: Progress) -> Prepared:
     for name, source in settings.sources.items():
         held = {candidate for each in planned if each.source == name for candidate in each.candidates}
         found[name] = discover(source, settings.roots[name], settings.limit, held, settings.captions, partial(progress.discovered, name))
+        settings.roots[name].forget()
     check_sources(planned, found, settings.limit)
     new = extend_plan(planned, found, settings.recipe.units.size)
     earlier = list_parts(settings.output)

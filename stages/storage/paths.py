@@ -11,7 +11,7 @@ from schemas.verdict import CandidateError, Reason
 # The file is there and will not become readable by trying again.
 _PERMANENT = frozenset({errno.EACCES, errno.EPERM})
 # Nothing is there that could be looked at; every other answer is storage that fails, which says nothing about what is there.
-_ABSENT = _PERMANENT | {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_ABSENT = _PERMANENT | {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of pairs that stand for no byte of a file name
 
 
