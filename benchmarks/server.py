@@ -20,10 +20,11 @@ class RangeServer:
     """Serves the files below `folder` at `url` while the block runs.
 
     latency_s: before every answer. fail_first: so many requests get 503. ranges: False answers every request with the whole file.
+    pages: False hides what lies in folders.
     """
 
-    def __init__(self, folder: Path, latency_s: float = 0.0, fail_first: int = 0, ranges: bool = True) -> None:
-        self.folder, self.latency_s, self.fail_first, self.ranges = folder.resolve(), latency_s, fail_first, ranges
+    def __init__(self, folder: Path, latency_s: float = 0.0, fail_first: int = 0, ranges: bool = True, pages: bool = True) -> None:
+        self.folder, self.latency_s, self.fail_first, self.ranges, self.pages = folder.resolve(), latency_s, fail_first, ranges, pages
         self.requests = 0
         self.bytes_sent = 0
         self._lock = Lock()
@@ -77,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         if ours.count(0) <= ours.fail_first:
             return self._empty(HTTPStatus.SERVICE_UNAVAILABLE)
         path = (ours.folder / unquote(self.path.partition("?")[0]).lstrip("/")).resolve()
-        if path.is_relative_to(ours.folder) and path.is_dir():
+        if ours.pages and path.is_relative_to(ours.folder) and path.is_dir():
             return self._page(path, body)
         if not path.is_relative_to(ours.folder) or not path.is_file():
             return self._empty(HTTPStatus.NOT_FOUND)

@@ -49,7 +49,7 @@ def test_chosen_views_and_frames_and_webdataset_s_own_methods_in_workers(curated
 
 def test_through_a_server_without_a_shell(curated):
     names = sorted(path.name for path in (curated / "shards").iterdir())
-    with RangeServer(curated) as server:
+    with RangeServer(curated, pages=False) as server:
         remote = list(stream(server.url, (24, 24), frames=[0], shards=names))
         with pytest.raises(CatalogError, match=r"name the shards|holds no"):
             stream(server.url, (24, 24))
