@@ -138,8 +138,8 @@ def check_caps(limits: MediaLimits, *, width: int = 0, height: int = 0, frames: 
         ("seconds", duration_s, limits.max_duration_s, "max_duration_s"),
         ("streams", streams, limits.max_streams, "max_streams"),
     ):
-        if not value <= cap:
-            said = f"{value:g} {what}" + (f" ({width}x{height})" if what == "pixels" else "")
+        if not value <= cap:  # a whole number may be larger than any float
+            said = f"{min(value, 10**300):g} {what}" + (f" ({width}x{height})" if what == "pixels" else "")
             raise CandidateError(Reason.E_TOO_BIG, f"{said}; at most {cap:g} are allowed (media.{name} in the recipe)")
 
 

@@ -287,6 +287,7 @@ def test_damaged_tiffs_never_get_out_of_the_sandbox(media: Media, tmp_path: Path
         ('{"scene": {"resolution": [0, 384]}, "camera": {"K": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}}', Reason.E_CAMERA),
         ('{"scene": {"resolution": [576, 384]}, "camera": {"K": [[1, 0, 0], [0, NaN, 0], [0, 0, 1]]}}', Reason.E_CAMERA),
         ('{"scene": {"resolution": [576, 384]}, "camera": {"K": [[1, 0, 0], [0, 1, 0], [0, 0, Infinity]]}}', Reason.E_CAMERA),
+        ('{"scene": {"resolution": [1e308, 32]}, "camera": {"K": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}}', Reason.E_TOO_BIG),
         ('{"scene": {"resolution": [1000000, 1000000]}, "camera": {"K": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}}', Reason.E_TOO_BIG),
     ],
 )
