@@ -266,18 +266,14 @@ def read_range(path: Location, start: int, size: int) -> bytes:
         raise
 
 
-def open_file(path: Location, ahead: int = _AHEAD) -> BinaryIO:
-    """For reading, with seeks. ahead: bytes that are asked of a store at once; 0 asks for each read alone.
-
-    Raises FileNotFoundError, StorageFailure, now or when it is read.
-    """
+def open_file(path: Location) -> BinaryIO:
+    """For reading, with seeks. Raises FileNotFoundError, StorageFailure, now or when it is read."""
     if isinstance(path, Path):
         return path.open("rb")
     size = size_of(path)
     if size is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    raw = _Ranges(path, size)
-    return cast(BinaryIO, io.BufferedReader(raw, min(ahead, max(size, 1))) if ahead else raw)
+    return cast(BinaryIO, io.BufferedReader(_Ranges(path, size), min(_AHEAD, max(size, 1))))
 
 
 def parquet_source(path: Location) -> Path | BinaryIO:
