@@ -98,11 +98,17 @@ def _find(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[n
 
 
 def read_members(manifest: Manifest, ids: pa.Array) -> MemberTable:
-    """Members of the given samples, from the `shards` table. Raises CatalogError for a sample without any."""
+    """Members of the given samples, from the `shards` table. Raises CatalogError for a sample without any, and for a member that lacks
+    its sample, name or place."""
     runs, counts, names, offsets, sizes = [], [], [], [], []
     vocabulary: dict[str, int] = {}
     for batch in manifest.batches("shards", _MEMBER_COLUMNS):
         flat = pc.list_flatten(batch["members"])
+        for column in ("sample_id", "name", "offset", "size"):
+            if lacking := pc.struct_field(flat, [column]).null_count:
+                raise CatalogError(
+                    f"{manifest.location}: in the shards table {lacking} members have no {column}: it is damaged; run pipeline.curate again"
+                )
         encoded = pc.run_end_encode(pc.struct_field(flat, ["sample_id"]))
         runs.append(encoded.values)
         counts.append(np.diff(encoded.run_ends.to_numpy(), prepend=0))

@@ -210,7 +210,7 @@ def _average_rate(stream: VideoStream, pts: np.ndarray) -> Fraction:
 def _reason_of(error: av.error.FFmpegError, name: str) -> CandidateError:
     if error.errno == errno.ENOMEM:
         raise MemoryError(str(error)) from error
-    if error.errno == errno.EIO:  # Matroska's demuxer says so of a broken file; whether storage failed, reading it again tells
+    if error.errno in (errno.EIO, errno.EAGAIN):  # demuxers say so of broken files; whether storage failed, reading it again tells
         return CandidateError(Reason.E_TRUNCATED, "the container breaks off")
     if isinstance(error, OSError):
         return storage_error(error, name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -159,6 +160,18 @@ def test_a_sample_that_no_shard_lists_is_named(tmp_path):
     table = write_manifest(tmp_path / "other", [Made("a")]) / "manifest" / "shards" / "part-00000.parquet"
     (folder / "manifest" / "shards" / "part-00000.parquet").write_bytes(table.read_bytes())
     with pytest.raises(CatalogError, match=r"no members of 1 samples \(b"):
+        Catalog.open(folder)
+
+
+@pytest.mark.parametrize("column", ["sample_id", "name", "offset", "size"])
+def test_members_without_their_name_or_place_are_damage(tmp_path, column):
+    folder = write_manifest(tmp_path / "out", [Made("a"), Made("b")])
+    path = folder / "manifest" / "shards" / "part-00000.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[0]["members"][0][column] = None
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    with pytest.raises(CatalogError, match=rf"1 members have no {column}"):
         Catalog.open(folder)
 
 

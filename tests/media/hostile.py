@@ -104,6 +104,8 @@ def make_hostile(folder: Path) -> dict[str, tuple[Path, Reason | None]]:
     add(cut(folder / "cut_off.mp4", front, 0.7), Reason.E_TRUNCATED)
     add(cut(folder / "cut_off.mkv", mkv, 0.6), Reason.E_TRUNCATED)
     add(cut(folder / "cut_off.avi", avi, 0.6), Reason.E_TRUNCATED)
+    packets = video(folder / "good.ts").read_bytes()[: 188 * 40]
+    add(text("lost_sync.ts", packets + bytes(70_000)), Reason.E_TRUNCATED)  # FFmpeg: "temporarily unavailable"
     add(patch(folder / "sample_past_the_end.mp4", good, (b"stsz", 16, struct.pack(">I", 1 << 30))), Reason.E_TRUNCATED)
     add(text("empty.mp4", b""), Reason.E_OPEN)
     add(text("zeros.mp4", bytes(100_000)), Reason.E_OPEN)
