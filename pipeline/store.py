@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from pipeline.executors.call import is_storage_failure
+from schemas.typed import from_json
 
 Location: TypeAlias = Path | UPath  # a Path is a file of this machine's, any other UPath an object
 
@@ -185,17 +186,26 @@ def write_json(path: Location, value: Any) -> None:
 
 def write_table(path: Location, table: pa.Table) -> None:
     """Parquet, zstd, the same bytes for the same table."""
+    write_row_groups(path, table.schema, (table,))
+
+
+def write_row_groups(path: Location, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """The same of a table that comes in pieces, each a row group (or more, past 65,536 rows): no more than one is in memory."""
     if isinstance(path, Path):
         with _renamed(path) as file:
-            _write_parquet(file, table)
+            _write_parquet(file, schema, tables)
     else:
         buffer = io.BytesIO()
-        _write_parquet(buffer, table)
+        _write_parquet(buffer, schema, tables)
         write_bytes(path, buffer.getvalue())
 
 
-def _write_parquet(file: IO[bytes], table: pa.Table) -> None:
-    pq.write_table(table, file, compression="zstd", row_group_size=65536)
+def _write_parquet(file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=65536)
+            del table  # before the next one is made
+            pa.default_memory_pool().release_unused()  # Arrow would keep what the largest one has needed
 
 
 class LateNamed:
@@ -245,7 +255,7 @@ def read_bytes(path: Location) -> bytes:
 
 def read_json(path: Location) -> Any:
     """Raises FileNotFoundError, StorageFailure, and ValueError for what is no JSON in UTF-8."""
-    return json.loads(read_bytes(path).decode("utf-8"))
+    return from_json(read_bytes(path).decode("utf-8"))
 
 
 def read_range(path: Location, start: int, size: int) -> bytes:

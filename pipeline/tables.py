@@ -18,7 +18,7 @@ from pipeline.duplicates import Duplicates, Printed, Twin, settings_of
 from pipeline.kept import Kept, KeptOfUnit, KeptSamples, kept_rows
 from pipeline.parts import meta_of, open_part, part_path
 from pipeline.shards import Record, Shard, read_record
-from pipeline.store import Location, names, remove, together, write_table
+from pipeline.store import Location, names, remove, together, write_row_groups
 from pipeline.unit import Unit
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason, Status
@@ -28,6 +28,7 @@ _PRINTED = ["parent_id", "fingerprint"]
 _DECIDED = ("status", "reasons", "notes", "shard", "content_sha256")
 _UNITS_PER_FILE = 64
 _SHARDS_PER_FILE = 256
+_SAMPLES_PER_GROUP = 4096  # of the `shards` table, which lists their members: a row group is made in memory
 
 
 @dataclass
@@ -176,27 +177,40 @@ def write_tables(
     totals, placed = Totals(), _Placed(len(kept))
     manifest = output / "manifest"
 
-    def shard_rows(shards: Sequence[Shard]) -> pa.Table:
-        records = together(read_record, shards, output)
-        for shard, record in zip(shards, records, strict=True):
-            placed.take(shard, record)
-            totals.shard_bytes += record.row["bytes"]
-        return _shard_table(records)
+    def shard_rows(shards: Sequence[Shard]) -> Iterator[pa.Table]:
+        for group in _groups(shards):
+            records = together(read_record, group, output)
+            for shard, record in zip(group, records, strict=True):
+                placed.take(shard, record)
+                totals.shard_bytes += record.row["bytes"]
+            yield _shard_table(records)
 
     _write_files(manifest / "shards", SHARDS, map(shard_rows, _batched(shards, _SHARDS_PER_FILE)))
     unit_tables: list[pa.Table] = []
     starts = iter(kept.starts)
 
-    def sample_rows(units: Sequence[Unit]) -> pa.Table:
+    def sample_rows(units: Sequence[Unit]) -> Iterator[pa.Table]:
         parts = together(_rows_of, units, output)
         unit_tables.append(pa.Table.from_pylist([row for _, row in parts], schema=UNITS))
         decided = [_decided(rows, next(starts), placed, overruled, totals) for rows, _ in parts]
         pa.default_memory_pool().release_unused()
-        return _with_columns(pa.concat_tables([rows for rows, _ in parts]), decided)
+        yield _with_columns(pa.concat_tables([rows for rows, _ in parts]), decided)
 
     _write_files(manifest / "samples", SAMPLES, map(sample_rows, _batched(units, _UNITS_PER_FILE)))
-    _write_files(manifest / "units", UNITS, unit_tables)
+    _write_files(manifest / "units", UNITS, ((table,) for table in unit_tables))
     return totals
+
+
+def _groups(shards: Sequence[Shard]) -> Iterator[list[Shard]]:
+    """Shards of so many samples together; one at least."""
+    group, samples = [shards[0]], len(shards[0].samples)
+    for shard in shards[1:]:
+        samples += len(shard.samples)
+        if samples > _SAMPLES_PER_GROUP:
+            yield group
+            group, samples = [], len(shard.samples)
+        group.append(shard)
+    yield group
 
 
 def _shard_table(records: Sequence[Record]) -> pa.Table:
@@ -249,15 +263,13 @@ def _count(totals: Totals, row: Mapping[str, Any]) -> None:
         totals.text[source]["with" if row["has_text"] else "without"] += 1
 
 
-def _write_files(folder: Location, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """part-00000.parquet and so on; at least one file, so that an empty table can be read too."""
+def _write_files(folder: Location, schema: pa.Schema, files: Iterable[Iterable[pa.Table]]) -> None:
+    """part-00000.parquet and so on, of the row groups of each; at least one file, so that an empty table can be read too."""
     number = 0
-    for number, table in enumerate(tables, 1):
-        write_table(folder / f"part-{number - 1:05d}.parquet", table)
-        del table  # before the next one is made
-        pa.default_memory_pool().release_unused()  # Arrow would keep what the largest table has needed
+    for number, groups in enumerate(files, 1):
+        write_row_groups(folder / f"part-{number - 1:05d}.parquet", schema, groups)
     if number == 0:
-        write_table(folder / "part-00000.parquet", schema.empty_table())
+        write_row_groups(folder / "part-00000.parquet", schema, (schema.empty_table(),))
         number = 1
     for name in [each for each in names(folder, ".parquet") if each.startswith("part-")][number:]:
         remove(folder / name)
