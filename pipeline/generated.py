@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.store import TEMPORARY, sweep, write_bytes, write_json
 from pipeline.viewpoints import Viewpoints, write_cameras
 from schemas.recipe import Encode
+from schemas.typed import from_json
 
 SETTINGS, CAMERAS, GRID = "settings.json", "cameras.json", "grid.mp4"
 
@@ -32,7 +33,7 @@ class OutputError(ValueError):
 def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
     """Whether the folder holds the complete answer to this request. Raises OutputError where it answers another one."""
     try:
-        done = json.loads((folder / SETTINGS).read_text("utf-8"))["request"]
+        done = from_json((folder / SETTINGS).read_text("utf-8"))["request"]
     except FileNotFoundError:
         _refuse_others(folder)
         return False

@@ -18,6 +18,7 @@ from pipeline.found import Chosen, Found
 from pipeline.store import Location, names, read_bytes, write_bytes
 from pipeline.unit import Unit
 from schemas.candidate import CHILD, Candidate, sample_key
+from schemas.typed import from_json
 from schemas.verdict import Reason
 from stages.storage import Tree
 
@@ -94,14 +95,14 @@ def read_plan(output: Location) -> list[Planned]:
         data = read_bytes(output / "plan" / name)
         try:
             planned += [_planned(line) for line in data.decode("ascii").split("\n")[:-1]]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             what = f"{output / 'plan' / name}: is no plan ({str(error)[:200] or type(error).__name__})"
             raise PlanError(f"{what}; put back what a run wrote there, or choose another --output") from None
     return planned
 
 
 def _planned(line: str) -> Planned:
-    entry = json.loads(line)
+    entry = from_json(line)
     planned = Planned(entry["unit"], entry["source"], tuple(entry["candidates"]))
     if not all(isinstance(name, str) for name in (planned.unit, planned.source, *planned.candidates)):
         raise TypeError("the names of units, sources and candidates are texts")
@@ -205,7 +206,7 @@ def read_captions(path: Path) -> dict[str, str]:
     """
     try:
         found = _captions_in(path, path.read_text(encoding="utf-8-sig"))
-    except (ValueError, csv.Error, RecursionError) as error:
+    except (ValueError, csv.Error) as error:
         said = str(error)
         raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
     # JSON's escapes can write halves of characters, which no file can hold.
@@ -214,12 +215,12 @@ def read_captions(path: Path) -> dict[str, str]:
 
 def _captions_in(path: Path, text: str) -> dict[str, str]:
     if path.suffix == ".json":
-        document = json.loads(text)
+        document = from_json(text)
         if not isinstance(document, dict) or not all(isinstance(each, str) for each in document.values()):
             raise ValueError(f"{path}: expected one JSON object of sample id to text")
         return document
     if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        rows = [from_json(line) for line in text.split("\n") if line.strip()]
     elif path.suffix == ".csv":
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
     else:

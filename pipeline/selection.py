@@ -211,7 +211,7 @@ def read_selection(output: Location, name: str) -> Selection:
         if not all(isinstance(each, str) for each in texts) or not all(isinstance(each, Mapping) for each in mappings):
             raise TypeError("manifest and rows_sha256 must be texts, recipe and counts mappings")
         return found
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise SelectionError(f"{path}: cannot be read ({type(error).__name__}: {error}); write the selection again") from None
 
 
@@ -228,10 +228,10 @@ def check_for_run(selection: Selection, output: Location, recipe: Mapping[str, A
             f"give the recipe, the inputs and the --seed that made {output}"
         )
     try:
-        run = read_json(output / "run.json")
-    except (OSError, ValueError) as error:
+        digest = read_json(output / "run.json").get("selection", {}).get("digest")
+    except (OSError, ValueError, AttributeError) as error:
         raise SelectionError(f"{output / 'run.json'}: cannot be read ({error}); run without --selection first") from None
-    if run.get("selection", {}).get("digest") == selection.digest:
+    if digest == selection.digest:
         return
     if manifest_identity(output) != selection.manifest:
         settings = " ".join(f"--set {shlex.quote(str(each))}" for each in selection.settings)

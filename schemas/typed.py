@@ -5,10 +5,11 @@ Every message says what, the value, what is allowed, and where it stands.
 
 import dataclasses
 import difflib
+import json
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
@@ -26,6 +27,15 @@ class RecipeError(ValueError):
 def shown(value: Any) -> str:
     """`repr`, which ends, however deep and long the value: YAML's aliases write thousands of millions of entries in a few lines."""
     return _SHOWN.repr(value)
+
+
+def from_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """What a file that anybody may have written holds. pairs: makes an object of its entries. Raises ValueError for what is no JSON, and
+    for what is nested deeper than Python follows."""
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

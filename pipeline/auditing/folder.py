@@ -85,7 +85,7 @@ class OutputFolder:
             document = read_json(path)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise OutputError(f"{path}: cannot be read as JSON ({error}); run pipeline.curate again to write it anew") from None
         if not isinstance(document, dict):
             raise OutputError(f"{path}: expected a mapping, got {type(document).__name__}")

@@ -1,6 +1,5 @@
 """Weights in the layout of `diffusers`' pipelines: from a folder or the hub, or random ones of the same architecture."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.bases.registry import BaseError
+from schemas.typed import from_json
 
 
 def fetched(name: str, source: str, parts: Sequence[str]) -> Path:
@@ -56,9 +56,11 @@ def named_failure(name: str, folder: Path) -> Iterator[None]:
 def configuration(folder: Path) -> dict[str, Any]:
     """config.json of a model's folder, without the entries that describe the file. Raises BaseError."""
     try:
-        document = json.loads((folder / "config.json").read_text("utf-8"))
+        document = from_json((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BaseError(f"{folder / 'config.json'}: {error}") from None
+    if not isinstance(document, dict):
+        raise BaseError(f"{folder / 'config.json'}: expected a mapping, got {type(document).__name__}; fetch the model again")
     return {key: value for key, value in document.items() if not key.startswith("_")}
 
 

@@ -1,6 +1,5 @@
 """Bases by name, or from a folder in the layout of `diffusers`' pipelines (model_index.json, transformer/, vae/, ...)."""
 
-import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.bases.base import Base
-from schemas.typed import nearest
+from schemas.typed import from_json, nearest
 
 # Name -> (module, Hugging Face repository, spatial/frames defaults are the module's own).
 NAMED: dict[str, tuple[str, str]] = {
@@ -62,7 +61,7 @@ def _find(name: str) -> tuple[str, str]:
 def _transformer_class(index: Path) -> Any:
     """What model_index.json says of the transformer. Raises BaseError for a file that is no such index."""
     try:
-        transformer = json.loads(index.read_text("utf-8"))["transformer"]
+        transformer = from_json(index.read_text("utf-8"))["transformer"]
         return transformer[-1] if isinstance(transformer, list) else transformer
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise BaseError(f"{index} is no index of a diffusers pipeline ({error!r}); fetch the whole repository again") from None

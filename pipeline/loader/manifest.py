@@ -4,7 +4,6 @@
 sample may have 630 camera pairs.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from schemas.typed import from_json
 
 _ROWS = 4096  # rows at a time: with 630 pairs each some 100 MB
 
@@ -53,7 +54,7 @@ class Manifest:
         """run.json, or an empty mapping where there is none."""
         text = self.text("run.json")
         try:
-            document = json.loads(text or "{}")
+            document = from_json(text or "{}")
         except ValueError as error:
             raise CatalogError(f"{self._path('run.json')}: cannot be read as JSON ({error})") from None
         if not isinstance(document, dict):

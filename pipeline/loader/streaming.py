@@ -4,8 +4,6 @@ For those who want every sample once and no order of ours: the pipeline is made 
 methods (`.shuffle(100)`, `.batched(4)`). Nothing is ever unpickled: members that only pickle can read are refused.
 """
 
-import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from pipeline.loader.catalog import CatalogError
 from pipeline.loader.fetch import ReadError
 from pipeline.loader.frames import Footage
 from pipeline.loader.sample import CAMERAS, Sample, Wanted, read_sample
+from schemas.typed import from_json
 
 if TYPE_CHECKING:
     import webdataset
@@ -102,7 +101,6 @@ def _decoded(members: dict[str, Any], size: tuple[int, int], views: Sequence[int
 
 def _view_ids(key: str, data: dict[str, bytes]) -> list[str]:
     try:
-        with io.BytesIO(data["meta.json"]) as stored:
-            return [str(view["view_id"]) for view in json.load(stored)["views"]]
+        return [str(view["view_id"]) for view in from_json(data["meta.json"])["views"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ReadError(f"{key}.meta.json: does not say which views there are: {error}") from error

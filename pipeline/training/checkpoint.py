@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.store import TEMPORARY, sync_folder
+from schemas.typed import from_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +40,7 @@ class Checkpoint:
     def state(self) -> dict[str, Any]:
         """Raises CheckpointError."""
         try:
-            state = json.loads((self.folder / STATE).read_text("utf-8"))
+            state = from_json((self.folder / STATE).read_text("utf-8"))
             return {"loader": {}, "settings": {}, **state, "step": int(state["step"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.folder / STATE} cannot be read ({error}); resume from another checkpoint") from None

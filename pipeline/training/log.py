@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.store import write_bytes
+from schemas.typed import from_json
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
@@ -86,7 +87,7 @@ def _cut(path: Path, step: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+            if line.endswith(b"\n") and from_json(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError):
             continue

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 import sys
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from schemas.candidate import Candidate, MediaFile
+from schemas.typed import from_json
 from schemas.verdict import CandidateError, Reason
 from stages.storage import ROOT, Tree
 from stages.storage.paths import printable
@@ -91,8 +91,8 @@ def read_json(tree: Tree, file: MediaFile) -> Any:
     """
     text = read_text(tree, file)
     try:
-        return json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
+        return from_json(text, _object)
+    except ValueError as error:
         raise CandidateError(Reason.E_CAMERA, f"{file.path} is not valid JSON: {error}") from None
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from schemas.typed import from_json
+
 _LENGTH = struct.Struct("<I")
 _MAX_HEADER = 64 << 20
 
@@ -41,7 +43,7 @@ def unpack(receive: Callable[[int], bytearray], max_bytes: int) -> Any:
     if length > _MAX_HEADER:
         raise WireError(f"a header of {length} bytes")
     try:
-        message = json.loads(bytes(receive(length)))
+        message = from_json(bytes(receive(length)))
         sizes = [int(size) for size in message["buffers"]]
         if min(sizes, default=0) < 0 or sum(sizes) > max_bytes:
             raise WireError(f"a message of {sum(sizes)} bytes, at most {max_bytes} are taken")

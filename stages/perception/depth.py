@@ -4,7 +4,6 @@ Each is loaded from a folder as its publisher has it on the hub (config.json, mo
 own preprocessing and post-processing are used. specs/recapture.md 1.2 names ZoeDepth, "such as"; the others are ours to offer.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.typed import from_json
 from stages.perception.device import Precision, torch_device
 from stages.perception.results import Image
 from stages.perception.weights import WeightsError
@@ -105,7 +105,7 @@ class DepthModel:
 def _config(folder: Path) -> dict[str, Any]:
     """config.json, checked for what this module can run."""
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = from_json((folder / "config.json").read_text("utf-8"))
         kind = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{folder} is no folder of a depth model: its config.json cannot be used ({_first_line(error)})") from None

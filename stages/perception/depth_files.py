@@ -9,7 +9,6 @@ anything of that size is read, and nothing is ever unpickled.
 """
 
 import errno
-import json
 import lzma
 import math
 import struct
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.recipe import MediaLimits
+from schemas.typed import from_json
 from schemas.verdict import CandidateError, Reason
 from stages.media.header import check_caps
 from stages.perception.depth import Array, DepthMaps, joined, scaled
@@ -135,7 +135,7 @@ def read_kubric4d(camera: Path, maps: Sequence[Path], limits: MediaLimits | None
     """
     limits = limits or MediaLimits()
     try:
-        document = json.loads(_read(camera, _MOST_BYTES).decode("utf-8"))
+        document = from_json(_read(camera, _MOST_BYTES).decode("utf-8"))
         width, height = (int(side) for side in document["scene"]["resolution"])
         with np.errstate(all="ignore"):  # what is not finite is told below
             K = np.diag([width, height, 1.0]) @ np.abs(np.asarray(document["camera"]["K"], np.float64))

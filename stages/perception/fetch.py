@@ -25,6 +25,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
+from schemas.typed import from_json
 from stages.perception.checkpoints import Checkpoint, Hub, Url, Wheel
 from stages.perception.weights import Weights, WeightsError, accepted, cache, expected, located, proven, record_of
 
@@ -225,7 +226,7 @@ def _go_on(url: str, part: Path, size: int | None, label: str, quiet: bool) -> N
 def _begun(url: str, part: Path, size: int | None) -> tuple[int, str | None]:
     """How many bytes of that file are there, and the tag that it then had."""
     try:
-        stamp: dict[str, Any] = json.loads(_stamp(part).read_text("utf-8"))
+        stamp: dict[str, Any] = from_json(_stamp(part).read_text("utf-8"))
     except (OSError, ValueError):
         stamp = {}
     length = _length(part)

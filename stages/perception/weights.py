@@ -15,7 +15,7 @@ from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from schemas.typed import RecipeError, nearest
+from schemas.typed import RecipeError, from_json, nearest
 from stages.perception.checkpoints import CHECKPOINTS, GROUPS, Checkpoint, Hub, Wheel
 
 __all__ = [
@@ -151,7 +151,7 @@ def _file_digest(file: Path, again: bool) -> str:
     memory = cache() / "digests" / f"{sha256(str(file).encode()).hexdigest()[:16]}.json"
     if not again:
         try:
-            known = json.loads(memory.read_text("utf-8"))
+            known = from_json(memory.read_text("utf-8"))
             if {name: known[name] for name in seen} == seen:
                 return str(known["sha256"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -163,6 +163,14 @@ def test_a_sample_that_no_shard_lists_is_named(tmp_path):
         Catalog.open(folder)
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]"])
+def test_a_run_file_that_nobody_of_ours_wrote_is_told(tmp_path, text):
+    folder = write_manifest(tmp_path / "out", [Made("a")])
+    (folder / "run.json").write_text(text)
+    with pytest.raises(CatalogError, match=r"run\.json: (cannot be read as JSON|expected a mapping)"):
+        Catalog.open(folder)
+
+
 @pytest.mark.parametrize("column", ["sample_id", "name", "offset", "size"])
 def test_members_without_their_name_or_place_are_damage(tmp_path, column):
     folder = write_manifest(tmp_path / "out", [Made("a"), Made("b")])

@@ -23,7 +23,7 @@ from pipeline.bases.registry import BaseError, load_base
 from pipeline.methods.syncammaster.config import ViewConfig
 from pipeline.methods.syncammaster.model import SynCamModel
 from pipeline.store import TEMPORARY, sync_folder, write_json
-from schemas.typed import RecipeError, build, to_plain
+from schemas.typed import RecipeError, build, from_json, to_plain
 
 FORMAT = 1
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -85,7 +85,6 @@ def save(folder: Path, tensors: Mapping[str, Tensor], config: ViewConfig, base: 
 
 def read_config(path: Path) -> WeightsConfig:
     """Of a folder that `save` wrote, or of the published checkpoint (a file). Raises WeightsError."""
-    import json
 
     if path.is_file():
         return WeightsConfig("wan2.1-1.3b", "wan", 1536, 30, ViewConfig(), {"source": "SynCamMaster Wan2.1 release", "views": 2})
@@ -93,7 +92,7 @@ def read_config(path: Path) -> WeightsConfig:
         what = f"has no {CONFIG}" if path.is_dir() else "does not exist"
         raise WeightsError(f"weights {path}: the folder {what}; give a folder that training wrote, or the published step20000.ckpt")
     try:
-        document = json.loads((path / CONFIG).read_text("utf-8"))
+        document = from_json((path / CONFIG).read_text("utf-8"))
         if isinstance(document, dict) and document.get("format", FORMAT) != FORMAT:
             raise WeightsError(f"{path / CONFIG}: format {document['format']}, this version reads {FORMAT}; use the version that wrote it")
         return build(WeightsConfig, document, str(path / CONFIG))
