@@ -18,6 +18,7 @@ from pipeline.run import Result, Settings, execute, prepare
 from pipeline.selection import check_for_run, read_selection, with_limits
 from pipeline.store import Location, StorageFailure, holds, locate, make_folder, sweep
 from schemas.typed import RecipeError, nearest
+from schemas.verdict import Reason
 from stages.storage import ROOT, Tree, is_url
 from stages.storage.cache import sweep_dead
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress = Progress(quiet=options.quiet)
         prepared = prepare(settings, progress)
         if options.explain:
-            print("\n".join(explain(prepared.units)))
+            print("\n".join(explain(prepared)))
         if options.dry_run:
             print("\n".join(describe_plan(settings, prepared)))
             return DONE
@@ -162,6 +163,8 @@ def _close(settings: Settings, result: Result, report: Location | None) -> int:
     for name in settings.sources:
         counts = ", ".join(f"{totals.counts[name][status]} {status}" for status in ("kept", "rejected", "error", "skipped"))
         print(f"{name}: {counts}; {totals.text[name]['without']} of the kept have no text")
+    if unread := sum(reasons[Reason.E_IO] for reasons in totals.reasons.values()):
+        print(f"storage failed for {unread} samples (E_IO); run the same command again when it is well", file=sys.stderr)
     print(f"{result.shards} shards, {result.shard_bytes / 1e6:.1f} MB in {settings.output / 'shards'}")
     print(f"manifest: {settings.output / 'manifest'}")
     if report is not None:
@@ -197,7 +200,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", metavar="N", type=count(1), help="only the first N candidates of every source")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     parser.add_argument("--explain", action="store_true", help="say why units run again: which part of their key changed")
-    parser.add_argument("--retry-errors", action="store_true", help="look again at candidates that ended in E_TIMEOUT, E_OOM or E_IO")
+    parser.add_argument(
+        "--retry-errors",
+        action="store_true",
+        help="look again at candidates that ended in E_TIMEOUT or E_OOM too; at those in E_IO every run looks again",
+    )
     parser.add_argument(
         "--selection", metavar="NAME", help="with the limits of DIR/selections/NAME (audit what-if --write): packs what it keeps"
     )

@@ -10,20 +10,21 @@ from pipeline.unit import Unit
 _SHOWN = 20
 
 
-def explain(units: Iterable[Unit]) -> list[str]:
-    """One line for every unit that has to run, grouped: which part of its key is new."""
+def explain(prepared: Prepared) -> list[str]:
+    """One line for every unit that has to run, grouped: which part of its key is new, or which errors are looked at again."""
     reasons: dict[str, list[str]] = {}
-    done = 0
-    for unit in units:
-        if unit.key in unit.earlier:
-            done += 1
-            continue
-        for line in _differences(unit):
+    for unit in prepared.pending:
+        for line in _again(unit) if unit.key in unit.earlier else _differences(unit):
             reasons.setdefault(line, []).append(unit.name)
-    lines = [f"{done} units are done"]
+    lines = [f"{len(prepared.units) - len(prepared.pending)} units are done"]
     for line, names in reasons.items():
         lines.append(f"{_listed(names)}: {line}")
     return lines
+
+
+def _again(unit: Unit) -> list[str]:
+    ended_in = unit.again & set(read_meta(part_path(unit.output, unit.name, unit.key))["provisional"])
+    return [f"ended in {', '.join(sorted(ended_in))}, looked at again"]
 
 
 def _differences(unit: Unit) -> list[str]:

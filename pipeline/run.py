@@ -24,6 +24,7 @@ from pipeline.store import Location, names, remove, stable_hash, sweep, together
 from pipeline.tables import Harvest, Totals, unit_part, write_tables
 from pipeline.unit import Unit
 from schemas.recipe import Recipe
+from schemas.verdict import PROVISIONAL, STORAGE
 from stages.storage import Tree
 
 # What this program writes, and nothing else: a stranger's file in the output folder is not ours to remove.
@@ -84,15 +85,20 @@ def prepare(settings: Settings, progress: Progress) -> Prepared:
     new = extend_plan(planned, found, settings.recipe.units.size)
     earlier = list_parts(settings.output)
     units, gone = make_units([*planned, *new], found, settings.sources, settings.roots, settings.output, settings.captions, earlier)
-    pending = [unit for unit in units if unit.key not in unit.earlier]
-    if settings.retry_errors:
-        done = [unit for unit in units if unit.key in unit.earlier and read_meta(unit_part(unit))["provisional"]]
-        pending = [replace(unit, retry_provisional=True) for unit in [*pending, *done]]
-        pending.sort(key=lambda unit: unit.name)
+    pending = _pending(units, settings)
     prepared = Prepared(found, units, pending, new, gone, unused_captions(settings.captions, found))
     for candidates in found.values():
         candidates.forget_ids()  # units are formed
     return prepared
+
+
+def _pending(units: Sequence[Unit], settings: Settings) -> list[Unit]:
+    """Units that are not done, and those done that hold errors which this run looks at again."""
+    again = PROVISIONAL if settings.retry_errors else STORAGE
+    done = [unit for unit in units if unit.key in unit.earlier]
+    ends = together(lambda unit: again & set(read_meta(unit_part(unit))["provisional"]), done, settings.output)
+    final = {unit.name for unit, found in zip(done, ends, strict=True) if not found}
+    return [replace(unit, again=again) for unit in units if unit.name not in final]
 
 
 def execute(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:

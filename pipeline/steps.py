@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.store import stable_hash
-from schemas.verdict import PROVISIONAL, CandidateError, Reason
+from schemas.verdict import STORAGE, CandidateError, Reason
 
 
 def step_key(step: str, version: int, settings: Mapping[str, Any], identity: str) -> str:
@@ -20,11 +20,14 @@ def step_key(step: str, version: int, settings: Mapping[str, Any], identity: str
 
 @dataclass
 class StepStore:
-    """Results of steps by key: `known` from earlier parts of the unit, `used` what this run needed of them or added."""
+    """Results of steps by key: `known` from earlier parts of the unit, `used` what this run needed of them or added.
+
+    again: errors that are no results to keep.
+    """
 
     known: dict[str, Any] = field(default_factory=dict)
     earlier: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same by source row
-    retry_provisional: bool = False
+    again: frozenset[Reason] = STORAGE
     used: dict[str, Any] = field(default_factory=dict)
     computed: int = 0
     reused: int = 0
@@ -32,7 +35,7 @@ class StepStore:
     def knows(self, key: str) -> bool:
         """Whether `get` would compute nothing."""
         result = self.known.get(key)
-        return result is not None and not (self.retry_provisional and result.get("error", [None])[0] in PROVISIONAL)
+        return result is not None and result.get("error", [None])[0] not in self.again
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
         """The stored JSON-ready result, or that of `compute`, which is stored. A CandidateError is a result too."""

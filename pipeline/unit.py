@@ -24,12 +24,12 @@ from pipeline.store import Location, make_folder, stable_hash
 from schemas.candidate import Candidate
 from schemas.recipe import MediaLimits
 from schemas.typed import RecipeError
-from schemas.verdict import ERRORS, PROVISIONAL, Reason
+from schemas.verdict import PROVISIONAL, STORAGE, Reason
 from stages.media import Media
 from stages.stage import Tier
 from stages.storage import Tree
 
-UNIT_VERSION = 1  # raise it when parts written before can no longer be taken as they are
+UNIT_VERSION = 2  # raise it when parts written before can no longer be taken as they are
 
 # A unit's deadline. All ours, and generous: they are there for what hangs, not for what is slow.
 _LEAST_SECONDS = 600.0  # for the unit, and for each of its candidates
@@ -51,7 +51,7 @@ class Unit:
     candidates: Sequence[Candidate]  # a tuple where it runs; on the driver they are on disk (pipeline.found)
     captions: Mapping[str, str] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()  # keys of the parts of this unit that are there
-    retry_provisional: bool = False
+    again: frozenset[Reason] = STORAGE  # errors that are looked at again where an earlier run ended in them
 
     @cached_property
     def key(self) -> str:
@@ -118,7 +118,7 @@ def run_unit(payload: dict[str, Any]) -> dict[str, Any]:
     items: range | None = payload["items"]
     excluded: dict[int, tuple[Reason, str]] = dict(payload["excluded"])
     started_ns = time.time_ns()
-    store, members = StepStore(retry_provisional=unit.retry_provisional), MemberStore(unit.output, unit.name, unit.key)
+    store, members = StepStore(again=unit.again), MemberStore(unit.output, unit.name, unit.key)
     excluded = {**_remembered(unit, members, store), **excluded}
     media = worker_media(unit.root, unit.source.media)
     examiner = Examiner(unit.source, unit.root, media, store, unit.name, members, unit.captions)
@@ -147,7 +147,6 @@ def _examine_all(unit: Unit, examiner: Examiner, excluded: Mapping[int, tuple[Re
         left = [position for position in failed if any(Reason.E_IO in row["reasons"] for row in found[position])]
         if not left:
             break
-        examiner.store.retry_provisional = True
     return [row for position in range(unit.n_items) for row in found[position]]
 
 
@@ -181,7 +180,7 @@ def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int,
             continue
         for position, candidate in enumerate(unit.candidates):
             known = meta["excluded"].get(unit.identity(candidate))
-            if known and not (unit.retry_provisional and known[0] in PROVISIONAL):
+            if known and known[0] not in unit.again:
                 excluded[position] = (Reason(known[0]), known[1])
     return excluded
 
@@ -194,7 +193,7 @@ def _commit(
         "tar": examiner.parts.commit(),
         "compute_hash": unit.source.compute_hash,
         "excluded": {unit.identity(unit.candidates[i]): [str(reason), message] for i, (reason, message) in excluded.items()},
-        "provisional": sum(bool(PROVISIONAL & {Reason(reason) for reason in row["reasons"]} & ERRORS) for row in rows),
+        "provisional": sorted(PROVISIONAL & {Reason(reason) for row in rows for reason in row["reasons"]}),
         "key_parts": unit.key_parts(),
         "units_row": {
             "unit": unit.name,

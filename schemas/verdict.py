@@ -78,8 +78,9 @@ class Reason(StrEnum):
 ERRORS = frozenset(reason for reason in Reason if reason.value.startswith("E_"))
 SKIPS = frozenset({Reason.CAMERA_ONLY, Reason.NO_FOOTAGE, Reason.SPLIT_EXCLUDED, Reason.EXCLUDED})
 
-# Depend on the machine's load or on storage, so they lie outside the identity claim; --retry-errors runs them again.
+# Depend on the machine's load or on storage, so they lie outside the identity claim; --retry-errors looks at them again.
 PROVISIONAL = frozenset({Reason.E_TIMEOUT, Reason.E_OOM, Reason.E_IO})
+STORAGE = frozenset({Reason.E_IO})  # of these, what every run looks at again: storage may be well by now
 
 
 class CandidateError(Exception):
@@ -122,7 +123,7 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.E_CAMERA: "The camera file is unreadable, or holds NaN or something that is no rotation.",
     Reason.E_DUPLICATE: "A second candidate with an id that is already taken.",
     Reason.E_UNSAFE_PATH: "A path that leaves the input folder, or is no plain file.",
-    Reason.E_IO: "Storage failed. Provisional: --retry-errors runs it again.",
+    Reason.E_IO: "Storage failed. Provisional: the same command looks at it again.",
     Reason.E_STAGE: "A stage raised something unforeseen: a bug of ours, the message names it.",
     Reason.LOW_RESOLUTION: "The picture is smaller than the recipe asks for.",
     Reason.LOW_FPS: "The frame rate lies below the recipe's limit.",

@@ -194,6 +194,8 @@ def test_retry_errors_looks_again_at_provisional_ones_only(curate, tmp_path):
     settings = {"touchy": {"timeout": [5], "fail": [6], "log": str(log)}}
     curate("--error-budget=1", **settings)
     log.unlink()
+    curate("--error-budget=1", **settings)
+    assert not log.exists(), "not without being told"
     again = curate("--error-budget=1", "--retry-errors", **settings)
     assert log.read_text().split() == ["5"]
     assert again.by_id["n00005"]["reasons"] == ["E_TIMEOUT"] and again.by_id["n00006"]["reasons"] == ["E_TRUNCATED"]

@@ -30,7 +30,7 @@ def test_footage_that_cannot_be_read_for_a_moment_is_looked_at_again(curate, mon
     assert [asked.count(f"n{number:05d}.txt") for number in (2, 3, 11)] == [1, 3, 3], "only what failed"
 
 
-def test_storage_that_stays_away_costs_the_candidate_and_retry_errors_brings_it_back(curate, monkeypatch):
+def test_storage_that_stays_away_costs_the_candidate_until_the_same_command_runs_again(curate, monkeypatch, capsys):
     healthy = curate(output="healthy")
     read = Tree.read
 
@@ -44,7 +44,14 @@ def test_storage_that_stays_away_costs_the_candidate_and_retry_errors_brings_it_
         away.setattr("pipeline.unit._STORAGE_PAUSES_S", (0.0, 0.0))
         out = curate()
     assert [row["reasons"] for row in out.rows if row["status"] == "error"] == [["E_IO"]]
-    assert curate("--retry-errors").digest == healthy.digest
+    assert "storage failed for 1 samples" in capsys.readouterr().err
+    curate("--explain", "--dry-run")
+    assert "4 units are done\nu000000: ended in E_IO, looked at again" in capsys.readouterr().out
+    again = curate()
+    assert again.digest == healthy.digest and [unit["steps_computed"] for unit in again.units] == [2, 10, 10, 10, 6], "that candidate alone"
+    started = {unit["unit"]: unit["started_ns"] for unit in again.units}
+    curate()
+    assert {unit["unit"]: unit["started_ns"] for unit in curate().units} == started, "once it is well nothing runs again"
 
 
 def test_a_full_disk_while_a_candidate_is_packed_is_not_its_fault(curate, monkeypatch):

@@ -150,7 +150,7 @@ def test_a_store_that_fails_blames_nobody_and_the_rest_is_done_later(
     assert failed.code == OVER_BUDGET
     assert sorted(failed.verdicts("dl3dv").values()) == ["error E_IO", "kept"], "a token that expired says nothing about the footage"
     s3.faults.clear()
-    assert outcome(curated(f"{s3.url}/scenes", tmp_path / "out", "--retry-errors")) == outcome(expected)
+    assert outcome(curated(f"{s3.url}/scenes", tmp_path / "out")) == outcome(expected)
 
 
 def test_what_is_gone_or_changed_since_it_was_listed_is_no_fault_of_the_footage(s3, forms: Path) -> None:
