@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline.auditing.folder import OutputError, OutputFolder
 from pipeline.command import DONE, FAILED, USAGE, count
-from pipeline.store import Location, StorageFailure, locate
+from pipeline.location import Location, StorageFailure, locate
 
 EPILOG = """examples:
   python -m pipeline.audit summary out --json | jq '.sources.clips.reasons'

@@ -12,11 +12,12 @@ from pipeline.binding import bind, load_recipe, resolved, shipped_recipes
 from pipeline.command import DONE, FAILED, USAGE, count
 from pipeline.executors.factory import make_executor
 from pipeline.explain import describe_plan, explain
+from pipeline.location import Location, StorageFailure, holds, locate
 from pipeline.plan import PlanError, read_captions
 from pipeline.progress import Progress
 from pipeline.run import Result, Settings, execute, prepare
 from pipeline.selection import check_for_run, read_selection, with_limits
-from pipeline.store import Location, StorageFailure, holds, locate, make_folder, sweep
+from pipeline.store import make_folder, sweep
 from schemas.typed import RecipeError, nearest
 from schemas.verdict import Reason
 from stages.storage import ROOT, Tree, is_url

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.binding import Source, class_name
+from pipeline.location import OutputFailure
 from pipeline.parts import MemberStore, members_to_json
 from pipeline.payload import PAYLOAD_VERSION, describe, make_members, members_from_plain, members_to_plain
 from pipeline.rows import Row, child_fields, child_to_plain, scene_fields
 from pipeline.steps import StepStore, step_key
-from pipeline.store import OutputFailure
 from schemas.candidate import Candidate, child_key
 from schemas.frames import Scene
 from schemas.scores import SCORES

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.location import Location
 from pipeline.parts import members_from_json, meta_of, open_part, parts_folder
 from pipeline.payload import Member
-from pipeline.store import Location
 from pipeline.tar import padded
 from schemas.verdict import Status
 

@@ -16,10 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.location import Location, OutputFailure
 from pipeline.payload import Bytes, Member
 from pipeline.rows import PART
 from pipeline.steps import StepStore
-from pipeline.store import LateNamed, Location, OutputFailure, names, read_bytes, read_range, write_table
+from pipeline.store import LateNamed, names, read_bytes, read_range, write_table
 from pipeline.tar import TarWriter
 
 _NAME = re.compile(r"(u\d{6,})-([0-9a-f]{16})\.parquet")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline.binding import Source
 from pipeline.found import Chosen, Found
-from pipeline.store import Location, names, read_bytes, write_bytes
+from pipeline.location import Location
+from pipeline.store import names, read_bytes, write_bytes
 from pipeline.unit import Unit
 from schemas.candidate import CHILD, Candidate, sample_key
 from schemas.typed import from_json

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.binding import Source, resolved
 from pipeline.executors import Executor, Outcome
 from pipeline.found import Found
+from pipeline.location import Location, together
 from pipeline.parts import list_parts, parts_folder, read_meta
 from pipeline.plan import append_plan, check_sources, discover, extend_plan, make_units, read_plan, unused_captions
 from pipeline.progress import Progress
@@ -20,7 +21,7 @@ from pipeline.provenance import code_version, lock_sha256, version
 from pipeline.scheduler import run as schedule
 from pipeline.shards import Shard, ShardPlan, is_packed, plan_shards
 from pipeline.sight import marked
-from pipeline.store import Location, names, remove, stable_hash, sweep, together, write_json
+from pipeline.store import names, remove, stable_hash, sweep, write_json
 from pipeline.tables import Harvest, Totals, unit_part, write_tables
 from pipeline.unit import Unit
 from schemas.recipe import Recipe

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.binding import shipped_recipes, source_of
-from pipeline.store import Location, names, open_file, read_json, size_of, stable_hash, write_json, write_table
+from pipeline.location import Location
+from pipeline.store import names, open_file, read_json, size_of, stable_hash, write_json, write_table
 from schemas.recipe import Recipe, SourceSpec
 from schemas.typed import build, nearest
 from stages.stage import Stage

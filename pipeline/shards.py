@@ -21,8 +21,9 @@ import pyarrow as pa
 
 from pipeline.executors import Task
 from pipeline.kept import InParts, Kept, KeptSamples, Packable
+from pipeline.location import Location
 from pipeline.payload import Member, content_digest
-from pipeline.store import Location, atomic_file, canonical_json, open_file, size_of, write_bytes
+from pipeline.store import atomic_file, canonical_json, open_file, size_of, write_bytes
 from pipeline.tar import TarWriter
 from schemas.candidate import sample_key
 from schemas.manifest import MEMBER

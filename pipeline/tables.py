@@ -16,9 +16,10 @@ import pyarrow as pa
 from pipeline.binding import Source
 from pipeline.duplicates import Duplicates, Printed, Twin, settings_of
 from pipeline.kept import Kept, KeptOfUnit, KeptSamples, kept_rows
+from pipeline.location import Location, together
 from pipeline.parts import meta_of, open_part, part_path
 from pipeline.shards import Record, Shard, read_record
-from pipeline.store import Location, names, remove, together, write_row_groups
+from pipeline.store import names, remove, write_row_groups
 from pipeline.unit import Unit
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.verdict import Reason, Status

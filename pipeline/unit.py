@@ -18,9 +18,10 @@ from typing import Any
 from pipeline.binding import Source
 from pipeline.examine import Examiner
 from pipeline.executors import Task
+from pipeline.location import Location
 from pipeline.parts import MemberStore, part_path, parts_folder, write_part
 from pipeline.steps import StepStore
-from pipeline.store import Location, make_folder, stable_hash
+from pipeline.store import make_folder, stable_hash
 from schemas.candidate import Candidate
 from schemas.recipe import MediaLimits
 from schemas.typed import RecipeError

@@ -7,7 +7,8 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from pipeline.store import Location, open_file, size_of
+from pipeline.location import Location
+from pipeline.store import open_file, size_of
 
 CHUNK = 4 << 20  # bytes read at a time
 

@@ -29,7 +29,8 @@ from pipeline.auditing.redecide import (
     decide,
     test_of,
 )
-from pipeline.store import Location, parquet_source
+from pipeline.location import Location
+from pipeline.store import parquet_source
 from schemas.manifest import SAMPLES
 from schemas.verdict import Reason, Status
 

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from pipeline.auditing.archive import safe_shard_path
 from pipeline.auditing.folder import OutputFolder
-from pipeline.store import Location, copy, names, size_of, stable_hash, write_json, write_table
+from pipeline.location import Location
+from pipeline.store import copy, names, size_of, stable_hash, write_json, write_table
 from schemas.manifest import SHARDS, UNITS
 from schemas.typed import nearest
 

@@ -11,7 +11,8 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from upath import UPath
 
-from pipeline.store import Location, is_folder, names, parquet_source, read_json, size_of
+from pipeline.location import Location
+from pipeline.store import is_folder, names, parquet_source, read_json, size_of
 from schemas.manifest import SAMPLES, SHARDS, UNITS
 from schemas.scores import SCORES
 from schemas.verdict import Reason

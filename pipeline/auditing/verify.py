@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from pipeline.auditing.archive import check_headers, hash_shard, safe_shard_path
 from pipeline.auditing.folder import TABLES, OutputFolder
 from pipeline.auditing.verify_origin import check_origin
-from pipeline.store import Location, names, parquet_source
+from pipeline.location import Location
+from pipeline.store import names, parquet_source
 from schemas.candidate import CHILD, MAX_KEY, MAX_SUFFIX
 from schemas.verdict import Reason, Status, status_of
 

@@ -6,10 +6,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.auditing.folder import OutputFolder
+from pipeline.location import Location
 from pipeline.parts import meta_of, open_part, part_path, parts_folder
 from pipeline.selection import FOLDER, SelectionError, file_sha256, read_selection
 from pipeline.shards import SHARD_VERSION
-from pipeline.store import Location, names, size_of, stable_hash
+from pipeline.store import names, size_of, stable_hash
 
 
 def check_origin(output: OutputFolder) -> Iterator[tuple[str, str]]:

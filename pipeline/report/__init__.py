@@ -2,8 +2,9 @@
 
 from hashlib import sha256
 
+from pipeline.location import Location
 from pipeline.provenance import code_version
-from pipeline.store import Location, names, read_bytes, read_range, size_of, write_bytes
+from pipeline.store import names, read_bytes, read_range, size_of, write_bytes
 
 
 def write_report(directory: Location, output: Location | None = None) -> Location:

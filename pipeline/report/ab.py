@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.auditing.folder import OutputFolder
+from pipeline.location import Location
 from pipeline.report.assets import BRAND, THEME, asset, embedded, policy
 from pipeline.report.data import load_rows
 from pipeline.report.footage import Footage
 from pipeline.report.thumbnails import Thumbnail, make_sheet
 from pipeline.selection import kept_ids
-from pipeline.store import Location, names, read_bytes
+from pipeline.store import names, read_bytes
 
 MOST_BYTES = 3_400_000  # of JPEG data; base64 makes a third more of it
 _STYLES, _SCRIPTS = ("page.css", "ab.css"), ("theme.js", "ab.js")

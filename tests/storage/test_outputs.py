@@ -14,11 +14,11 @@ import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
-from pipeline import store
+from pipeline import location, store
 from pipeline.audit import main as audit
 from pipeline.curate import DONE, FAILED, USAGE, main
 from pipeline.loader.manifest import Manifest
-from pipeline.store import locate
+from pipeline.location import locate
 from tests.engine import toy
 from tests.storage.outputs import files, objects, put, same, uploads
 from tests.storage.servers import BUCKET
@@ -215,4 +215,4 @@ def test_footage_and_output_in_one_another_are_refused(s3, capsys, footage, outp
     ],
 )
 def test_one_place_inside_another(outer, inner, inside):
-    assert store.holds(outer, inner) is inside
+    assert location.holds(outer, inner) is inside

@@ -5,10 +5,11 @@ from functools import partial
 
 import pytest
 
-from pipeline import scheduler, store
+from pipeline import location, scheduler, store
 from pipeline.audit import main as audit
 from pipeline.curate import DONE, FAILED, USAGE, main
-from pipeline.store import StorageFailure, atomic_file, locate
+from pipeline.location import StorageFailure, locate
+from pipeline.store import atomic_file
 from tests.storage.outputs import files, objects, same, uploads
 from tests.storage.servers import BUCKET, Fault
 
@@ -17,7 +18,7 @@ from tests.storage.servers import BUCKET, Fault
 def impatient(monkeypatch):
     """Attempts without the pauses between them: of this process, and of the store's client in what it starts."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(store, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(location, "FIRST_DELAY_S", 0.01)
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
