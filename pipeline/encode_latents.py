@@ -10,7 +10,7 @@ from pipeline.command import DONE, FAILED, USAGE, count, guarded, size
 from pipeline.device import PRECISIONS, device_of, dtype_of
 from pipeline.exhausted import is_full
 from pipeline.progress import Progress
-from schemas.typed import from_json
+from schemas.typed import object_from_json
 
 if TYPE_CHECKING:
     from pipeline.bases.base import Base
@@ -96,7 +96,6 @@ def _prepare(options: argparse.Namespace) -> "tuple[Folder, list[ShardWork], Bas
 
 def _check_output(data: str, output: Path) -> None:
     """Raises ValueError for a folder that holds anything but earlier latents."""
-
     if "://" not in data and output.resolve() == Path(data).resolve():
         raise ValueError(f"--output {output}: is the folder that is read; give another")
     if output.exists() and not output.is_dir():
@@ -104,7 +103,7 @@ def _check_output(data: str, output: Path) -> None:
     if not output.is_dir() or not any(output.iterdir()):
         return
     try:
-        encoded = "encoding" in from_json((output / "run.json").read_text("utf-8"))
+        encoded = "encoding" in object_from_json((output / "run.json").read_text("utf-8"))
     except (OSError, ValueError):
         encoded = False
     if not encoded:

@@ -20,7 +20,7 @@ from schemas.candidate import Candidate, child_key
 from schemas.frames import Scene
 from schemas.scores import SCORES
 from schemas.typed import RecipeError, to_plain
-from schemas.verdict import CandidateError, Reason
+from schemas.verdict import STORAGE, CandidateError, Reason
 from stages.media import Media, SandboxError
 from stages.stage import Findings, Item, Sampler, Scorer, Stage, Tier, Watcher
 from stages.storage import Tree
@@ -41,11 +41,13 @@ class Examiner:
     parts: MemberStore
     captions: Mapping[str, str] = field(default_factory=dict)  # by sample id
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    storage_failed: bool = False  # for the candidate that was examined last, be it only that its payload could not be stored
 
     def examine(self, candidate: Candidate) -> list[dict[str, Any]]:
         """Rows in a fixed order, the source's first. Never raises for anything that is wrong with the candidate."""
         row = Row(candidate.key, candidate, candidate.kind, is_sample=self.source.sampler is None)
         row.fields["caption"] = self.captions.get(candidate.key, candidate.caption)
+        self.storage_failed = False
         lazy, rows = _LazyScene(self, candidate), [row]
         try:
             with self._guard(row, "ingest"):
@@ -64,6 +66,7 @@ class Examiner:
     def exclude(self, candidate: Candidate, reason: Reason, message: str) -> list[dict[str, Any]]:
         """The row of a candidate that must not be looked at again: it killed the process that did."""
         row = Row(candidate.key, candidate, candidate.kind, is_sample=self.source.sampler is None, attempts=2)
+        self.storage_failed = reason in STORAGE
         row.fail(CandidateError(reason, message), "unit")
         return [row.record(self.source.spec.license, self.unit)]
 
@@ -219,10 +222,12 @@ class Examiner:
         except (RecipeError, OutputFailure):
             raise
         except CandidateError as error:
+            self.storage_failed |= error.reason in STORAGE
             row.fail(error, stage)
         except SandboxError as error:  # its message is a traceback from the child; the last line says what
             row.fail(CandidateError(Reason.E_STAGE, str(error).strip().splitlines()[-1]), stage)
         except OSError as error:
+            self.storage_failed = True
             row.fail(CandidateError(Reason.E_IO, f"{type(error).__name__}: {error}"), stage)
         except Exception as error:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here

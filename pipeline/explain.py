@@ -14,7 +14,7 @@ def explain(prepared: Prepared) -> list[str]:
     """One line for every unit that has to run, grouped: which part of its key is new, or which errors are looked at again."""
     reasons: dict[str, list[str]] = {}
     for unit in prepared.pending:
-        for line in _again(unit) if unit.key in unit.earlier else _differences(unit):
+        for line in _why(unit):
             reasons.setdefault(line, []).append(unit.name)
     lines = [f"{len(prepared.units) - len(prepared.pending)} units are done"]
     for line, names in reasons.items():
@@ -22,9 +22,10 @@ def explain(prepared: Prepared) -> list[str]:
     return lines
 
 
-def _again(unit: Unit) -> list[str]:
-    ended_in = unit.again & set(read_meta(part_path(unit.output, unit.name, unit.key))["provisional"])
-    return [f"ended in {', '.join(sorted(ended_in))}, looked at again"]
+def _why(unit: Unit) -> list[str]:
+    if unit.key in unit.marked:
+        return ["storage failed (E_IO), looked at again"]
+    return ["ended in provisional errors, looked at again"] if unit.key in unit.earlier else _differences(unit)
 
 
 def _differences(unit: Unit) -> list[str]:

@@ -33,7 +33,7 @@ class OutputError(ValueError):
 def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
     """Whether the folder holds the complete answer to this request. Raises OutputError where it answers another one."""
     try:
-        done = from_json((folder / SETTINGS).read_text("utf-8"))["request"]
+        done = dict(from_json((folder / SETTINGS).read_text("utf-8"))["request"])
     except FileNotFoundError:
         _refuse_others(folder)
         return False

@@ -5,6 +5,7 @@
 metadata names it. Parts of earlier recipes stay until a run has finished: they hold results that a rerun reuses.
 """
 
+import errno
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -20,10 +21,11 @@ from pipeline.location import Location, OutputFailure
 from pipeline.payload import Bytes, Member
 from pipeline.rows import PART
 from pipeline.steps import StepStore
-from pipeline.store import LateNamed, names, read_bytes, read_range, write_table
+from pipeline.store import LateNamed, names, read_bytes, read_range, remove, write_bytes, write_table
 from pipeline.tar import TarWriter
 
-_NAME = re.compile(r"(u\d{6,})-([0-9a-f]{16})\.parquet")
+AGAIN = ".again"  # ends the name of an empty file beside a part that holds E_IO: listing the parts tells which are looked at again
+_NAME = re.compile(rf"(u\d{{6,}})-([0-9a-f]{{16}})\.parquet({AGAIN})?")
 
 
 def parts_folder(output: Location) -> Location:
@@ -34,22 +36,34 @@ def part_path(output: Location, unit: str, key: str) -> Location:
     return parts_folder(output) / f"{unit}-{key}.parquet"
 
 
-def list_parts(output: Location) -> dict[str, set[str]]:
-    """Keys of the parts that are there, by unit."""
-    found: dict[str, set[str]] = {}
-    for name in names(parts_folder(output)):
+def list_parts(output: Location) -> dict[str, dict[str, bool]]:
+    """Keys of the parts that are there, by unit, and whether storage failed for one of its candidates."""
+    found: dict[str, dict[str, bool]] = {}
+    for name in names(parts_folder(output)):  # sorted: a part before its mark
         match = _NAME.fullmatch(name)
-        if match:
-            found.setdefault(match.group(1), set()).add(match.group(2))
+        if match is None:
+            continue
+        unit, key, mark = match.groups()
+        if mark is None:
+            found.setdefault(unit, {})[key] = False
+        elif key in found.get(unit, {}):
+            found[unit][key] = True
     return found
 
 
 def open_part(path: Location) -> pq.ParquetFile:
     """A part's Parquet. Opened through this and not as a data set of one file, which takes several times as long.
 
-    From an object store it is one request, whatever will be read of it: a request costs more than a unit's rows.
+    From an object store it is one request, whatever will be read of it: a request costs more than a unit's rows. Raises FileNotFoundError,
+    StorageFailure, and OutputFailure for a file that no run has written.
     """
-    return pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(read_bytes(path)))
+    try:
+        part = pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(read_bytes(path)))
+        meta_of(part)
+        return part
+    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        said = str(error) or type(error).__name__
+        raise OutputFailure(errno.EIO, f"{path}: is damaged ({said}); remove it, then run the same command again") from None
 
 
 def meta_of(part: pq.ParquetFile) -> dict[str, Any]:
@@ -62,10 +76,19 @@ def read_meta(path: Location) -> dict[str, Any]:
     return meta_of(open_part(path))
 
 
-def write_part(output: Location, unit: str, key: str, records: list[dict[str, Any]], meta: dict[str, Any]) -> None:
+def write_part(
+    output: Location, unit: str, key: str, records: list[dict[str, Any]], meta: dict[str, Any], *, marked: bool, was_marked: bool
+) -> None:
+    """marked: whether runs are to look again at this unit, because storage failed. The mark is there before the part, and goes after it."""
+    path = part_path(output, unit, key)
+    mark = parts_folder(output) / f"{path.name}{AGAIN}"
+    if marked:
+        write_bytes(mark, b"")
     metadata = {"parallax.unit": json.dumps(meta, sort_keys=True)}
     table = pa.Table.from_pylist(records, schema=PART.with_metadata(metadata))
-    write_table(part_path(output, unit, key), table)
+    write_table(path, table)
+    if was_marked and not marked:
+        remove(mark)
 
 
 def members_to_json(members: Iterable[Member]) -> str:

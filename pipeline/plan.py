@@ -158,7 +158,7 @@ def make_units(
     roots: Mapping[str, Tree],
     output: Location,
     captions: Mapping[str, str],
-    earlier: Mapping[str, "set[str]"],
+    earlier: Mapping[str, Mapping[str, bool]],
 ) -> tuple[list[Unit], int]:
     """The plan's units with what is now known of their candidates, and how many candidates are no longer there."""
     children = child_captions(captions)
@@ -166,6 +166,7 @@ def make_units(
     for each in planned:
         present: Chosen = found[each.source].chosen(each.candidates)
         gone += len(each.candidates) - len(present)
+        parts = earlier.get(each.unit, {})
         units.append(
             Unit(
                 name=each.unit,
@@ -174,7 +175,8 @@ def make_units(
                 output=output,
                 candidates=present,
                 captions=_of_children(present, children) if children else {},
-                earlier=tuple(sorted(earlier.get(each.unit, ()))),
+                earlier=tuple(sorted(parts)),
+                marked=tuple(sorted(key for key, marked in parts.items() if marked)),
             )
         )
     return units, gone

@@ -14,7 +14,7 @@ from pipeline.binding import Source, resolved
 from pipeline.executors import Executor, Outcome
 from pipeline.found import Found
 from pipeline.location import Location, together
-from pipeline.parts import list_parts, parts_folder, read_meta
+from pipeline.parts import AGAIN, list_parts, parts_folder, read_meta
 from pipeline.plan import append_plan, check_sources, discover, extend_plan, make_units, read_plan, unused_captions
 from pipeline.progress import Progress
 from pipeline.provenance import code_version, lock_sha256, version
@@ -25,11 +25,11 @@ from pipeline.store import names, remove, stable_hash, sweep, write_json
 from pipeline.tables import Harvest, Totals, unit_part, write_tables
 from pipeline.unit import Unit
 from schemas.recipe import Recipe
-from schemas.verdict import PROVISIONAL, STORAGE
+from schemas.verdict import PROVISIONAL
 from stages.storage import Tree
 
 # What this program writes, and nothing else: a stranger's file in the output folder is not ours to remove.
-_PART = re.compile(r"u\d{6,}-[0-9a-f]{16}(-[0-9a-f]{8}\.tar|\.parquet)|shard-.*\.jsonl?|\.tmp-.*")
+_PART = re.compile(rf"u\d{{6,}}-[0-9a-f]{{16}}(-[0-9a-f]{{8}}\.tar|\.parquet({re.escape(AGAIN)})?)|shard-.*\.jsonl?|\.tmp-.*")
 _SHARD = re.compile(r".*-\d{6,}-[0-9a-f]{8}\.tar|\.tmp-.*")
 
 _NOTES = 100  # losses that are told: a run that has more of them has said enough
@@ -94,12 +94,14 @@ def prepare(settings: Settings, progress: Progress) -> Prepared:
 
 
 def _pending(units: Sequence[Unit], settings: Settings) -> list[Unit]:
-    """Units that are not done, and those done that hold errors which this run looks at again."""
-    again = PROVISIONAL if settings.retry_errors else STORAGE
-    done = [unit for unit in units if unit.key in unit.earlier]
-    ends = together(lambda unit: again & set(read_meta(unit_part(unit))["provisional"]), done, settings.output)
-    final = {unit.name for unit, found in zip(done, ends, strict=True) if not found}
-    return [replace(unit, again=again) for unit in units if unit.name not in final]
+    """Units that are not done, and those that are looked at again: where storage failed; by wish, all with provisional errors."""
+    pending = {unit.name for unit in units if unit.key not in unit.earlier or unit.key in unit.marked}
+    if not settings.retry_errors:
+        return [unit for unit in units if unit.name in pending]
+    done = [unit for unit in units if unit.name not in pending]
+    provisional = together(lambda unit: read_meta(unit_part(unit))["provisional"], done, settings.output)
+    pending |= {unit.name for unit, count in zip(done, provisional, strict=True) if count}
+    return [replace(unit, again=PROVISIONAL) for unit in units if unit.name in pending]
 
 
 def execute(settings: Settings, prepared: Prepared, executor: Executor, stop: threading.Event, progress: Progress) -> Result:
@@ -239,7 +241,7 @@ def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[
 
 def _remove_but(folder: Location, ours: re.Pattern[str], keep: set[str]) -> None:
     for name in names(folder):
-        if name not in keep and ours.fullmatch(name) and not (folder / name).is_symlink():
+        if name.removesuffix(AGAIN) not in keep and ours.fullmatch(name) and not (folder / name).is_symlink():
             remove(folder / name)
 
 

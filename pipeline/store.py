@@ -118,7 +118,7 @@ def write_table(path: Location, table: pa.Table) -> None:
 
 
 def write_row_groups(path: Location, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """The same of a table that comes in pieces, each a row group (or more, past 65,536 rows): no more than one is in memory."""
+    """The same of a table that comes in pieces, each a row group that is let go before the next is asked for."""
     if isinstance(path, Path):
         with _renamed(path) as file:
             _write_parquet(file, schema, tables)

@@ -178,26 +178,25 @@ def write_tables(
     totals, placed = Totals(), _Placed(len(kept))
     manifest = output / "manifest"
 
-    def shard_rows(shards: Sequence[Shard]) -> Iterator[pa.Table]:
-        for group in _groups(shards):
-            records = together(read_record, group, output)
-            for shard, record in zip(group, records, strict=True):
-                placed.take(shard, record)
-                totals.shard_bytes += record.row["bytes"]
-            yield _shard_table(records)
+    def shard_rows(group: Sequence[Shard]) -> pa.Table:
+        records = together(read_record, group, output)
+        for shard, record in zip(group, records, strict=True):
+            placed.take(shard, record)
+            totals.shard_bytes += record.row["bytes"]
+        return _shard_table(records)
 
-    _write_files(manifest / "shards", SHARDS, map(shard_rows, _batched(shards, _SHARDS_PER_FILE)))
+    _write_files(manifest / "shards", SHARDS, (map(shard_rows, _groups(each)) for each in _batched(shards, _SHARDS_PER_FILE)))
     unit_tables: list[pa.Table] = []
     starts = iter(kept.starts)
 
-    def sample_rows(units: Sequence[Unit]) -> Iterator[pa.Table]:
+    def sample_rows(units: Sequence[Unit]) -> pa.Table:
         parts = together(_rows_of, units, output)
         unit_tables.append(pa.Table.from_pylist([row for _, row in parts], schema=UNITS))
         decided = [_decided(rows, next(starts), placed, overruled, totals) for rows, _ in parts]
         pa.default_memory_pool().release_unused()
-        yield _with_columns(pa.concat_tables([rows for rows, _ in parts]), decided)
+        return _with_columns(pa.concat_tables([rows for rows, _ in parts]), decided)
 
-    _write_files(manifest / "samples", SAMPLES, map(sample_rows, _batched(units, _UNITS_PER_FILE)))
+    _write_files(manifest / "samples", SAMPLES, (map(sample_rows, (each,)) for each in _batched(units, _UNITS_PER_FILE)))
     _write_files(manifest / "units", UNITS, ((table,) for table in unit_tables))
     return totals
 

@@ -30,7 +30,7 @@ from stages.media import Media
 from stages.stage import Tier
 from stages.storage import Tree
 
-UNIT_VERSION = 2  # raise it when parts written before can no longer be taken as they are
+UNIT_VERSION = 1  # raise it when parts written before can no longer be taken as they are
 
 # A unit's deadline. All ours, and generous: they are there for what hangs, not for what is slow.
 _LEAST_SECONDS = 600.0  # for the unit, and for each of its candidates
@@ -52,6 +52,7 @@ class Unit:
     candidates: Sequence[Candidate]  # a tuple where it runs; on the driver they are on disk (pipeline.found)
     captions: Mapping[str, str] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()  # keys of the parts of this unit that are there
+    marked: tuple[str, ...] = ()  # of these, where storage failed for a candidate
     again: frozenset[Reason] = STORAGE  # errors that are looked at again where an earlier run ended in them
 
     @cached_property
@@ -129,26 +130,31 @@ def run_unit(payload: dict[str, Any]) -> dict[str, Any]:
                 for position in items:
                     _examine(examiner, unit.candidates[position], excluded.get(position))
                 return {}
-            rows = _examine_all(unit, examiner, excluded)
-        _commit(unit, examiner, rows, excluded, started_ns)
+            rows, unread = _examine_all(unit, examiner, excluded)
+        _commit(unit, examiner, rows, excluded, started_ns, unread)
     finally:
         members.abandon()
     return {"counts": dict(Counter(row["status"] for row in rows if row["is_sample"] or row["status"] != "kept"))}
 
 
-def _examine_all(unit: Unit, examiner: Examiner, excluded: Mapping[int, tuple[Reason, str]]) -> list[dict[str, Any]]:
-    """Every candidate's rows. Those that storage failed are looked at again after a pause, as it may be well again: what lasts is E_IO."""
+def _examine_all(unit: Unit, examiner: Examiner, excluded: Mapping[int, tuple[Reason, str]]) -> tuple[list[dict[str, Any]], bool]:
+    """Every candidate's rows. Those that storage failed are looked at again after a pause, as it may be well again: what lasts is E_IO.
+
+    Returns whether anything of it lasts, too.
+    """
     found: dict[int, list[dict[str, Any]]] = {}
     left = list(range(unit.n_items))
     for pause_s in (0.0, *_STORAGE_PAUSES_S):
         time.sleep(pause_s)
+        failed = []
         for position in left:
             found[position] = _examine(examiner, unit.candidates[position], excluded.get(position))
-        failed = (position for position in left if unit.candidates[position].error is None and position not in excluded)
-        left = [position for position in failed if any(Reason.E_IO in row["reasons"] for row in found[position])]
+            if examiner.storage_failed:
+                failed.append(position)
+        left = failed
         if not left:
             break
-    return [row for position in range(unit.n_items) for row in found[position]]
+    return [row for position in range(unit.n_items) for row in found[position]], bool(left)
 
 
 def _examine(examiner: Examiner, candidate: Candidate, excluded: tuple[Reason, str] | None) -> list[dict[str, Any]]:
@@ -187,14 +193,19 @@ def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int,
 
 
 def _commit(
-    unit: Unit, examiner: Examiner, rows: list[dict[str, Any]], excluded: Mapping[int, tuple[Reason, str]], started_ns: int
+    unit: Unit,
+    examiner: Examiner,
+    rows: list[dict[str, Any]],
+    excluded: Mapping[int, tuple[Reason, str]],
+    started_ns: int,
+    unread: bool,
 ) -> None:
     make_folder(parts_folder(unit.output))
     meta = {
         "tar": examiner.parts.commit(),
         "compute_hash": unit.source.compute_hash,
         "excluded": {unit.identity(unit.candidates[i]): [str(reason), message] for i, (reason, message) in excluded.items()},
-        "provisional": sorted(PROVISIONAL & {Reason(reason) for row in rows for reason in row["reasons"]}),
+        "provisional": sum(bool(PROVISIONAL & {Reason(reason) for reason in row["reasons"]}) for row in rows),
         "key_parts": unit.key_parts(),
         "units_row": {
             "unit": unit.name,
@@ -211,7 +222,7 @@ def _commit(
             "steps_reused": examiner.store.reused,
         },
     }
-    write_part(unit.output, unit.name, unit.key, rows, meta)
+    write_part(unit.output, unit.name, unit.key, rows, meta, marked=unread, was_marked=unit.key in unit.marked)
 
 
 _sources: dict[tuple[int, str], dict[str, Source]] = {}

@@ -38,6 +38,14 @@ def from_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] |
         raise ValueError("it is nested too deeply") from None
 
 
+def object_from_json(text: str | bytes) -> dict[str, Any]:
+    """The same of a file that holds one object. Raises ValueError."""
+    document = from_json(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"expected an object, got {type(document).__name__}")
+    return document
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" where something allowed is near, else the whole list of what is allowed."""
     allowed = sorted(allowed)

@@ -40,7 +40,7 @@ def _check_part(output: Location, unit: str, unit_key: str, payload_keys: dict[s
         meta = meta_of(part)
         rows = part.read(columns=["sample_id", "payload_key"]).to_pylist()
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        yield where, f"cannot be read ({error}); run the same command again"
+        yield where, f"cannot be read ({error}); remove it, then run the same command again"
         return
     payload_keys |= {row["sample_id"]: row["payload_key"] for row in rows if row["payload_key"]}
     if (found := stable_hash(meta["key_parts"])[:16]) != unit_key:

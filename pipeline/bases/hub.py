@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.bases.registry import BaseError
-from schemas.typed import from_json
+from schemas.typed import object_from_json
 
 
 def fetched(name: str, source: str, parts: Sequence[str]) -> Path:
@@ -56,11 +56,9 @@ def named_failure(name: str, folder: Path) -> Iterator[None]:
 def configuration(folder: Path) -> dict[str, Any]:
     """config.json of a model's folder, without the entries that describe the file. Raises BaseError."""
     try:
-        document = from_json((folder / "config.json").read_text("utf-8"))
+        document = object_from_json((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BaseError(f"{folder / 'config.json'}: {error}") from None
-    if not isinstance(document, dict):
-        raise BaseError(f"{folder / 'config.json'}: expected a mapping, got {type(document).__name__}; fetch the model again")
     return {key: value for key, value in document.items() if not key.startswith("_")}
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.encoding.settings import Encoding
 from pipeline.payload import Bytes
-from schemas.typed import from_json
+from schemas.typed import object_from_json
 from schemas.verdict import CandidateError, Reason
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Packing:
 
     def _meta(self, source: bytes, positions: list[int]) -> bytes:
         """As it was, each view's size, rate and frames those of what was encoded."""
-        meta = from_json(source)
+        meta = object_from_json(source)
         for view in meta.get("views", []):
             view["height"], view["width"] = self._encoding.size
             view["fps"] = view["fps"] / self._encoding.frame_stride if view.get("fps") else None

@@ -12,7 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.typed import from_json
+from schemas.typed import object_from_json
 
 _ROWS = 4096  # rows at a time: with 630 pairs each some 100 MB
 
@@ -54,12 +54,9 @@ class Manifest:
         """run.json, or an empty mapping where there is none."""
         text = self.text("run.json")
         try:
-            document = from_json(text or "{}")
+            return object_from_json(text or "{}")
         except ValueError as error:
             raise CatalogError(f"{self._path('run.json')}: cannot be read as JSON ({error})") from None
-        if not isinstance(document, dict):
-            raise CatalogError(f"{self._path('run.json')}: expected a mapping, got {type(document).__name__}")
-        return document
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """File names of a folder without the suffix, sorted; empty where there is no such folder or it cannot be listed."""

@@ -89,7 +89,7 @@ def _cut(path: Path, step: int) -> None:
         try:
             if line.endswith(b"\n") and from_json(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
     write_bytes(path, b"".join(kept))
 

@@ -106,7 +106,9 @@ def _explain_no_size(source: Source, limits: MediaLimits, demuxer: str) -> NoRet
 
     Looks once more without that cap; decoders then read picture headers but decode no picture.
     """
-    with av.open(_file(source), "r", format=demuxer, options={"protocol_whitelist": "file", "skip_frame": "all"}) as container:
+    with av.open(
+        _file(source), "r", format=demuxer, options={"protocol_whitelist": "file", "skip_frame": "all"}, metadata_errors="replace"
+    ) as container:
         for stream in container.streams.video:
             if stream.codec_context is None:
                 continue

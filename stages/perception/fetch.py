@@ -20,12 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from ssl import SSLError
 from tempfile import TemporaryDirectory
-from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
-from schemas.typed import from_json
+from schemas.typed import object_from_json
 from stages.perception.checkpoints import Checkpoint, Hub, Url, Wheel
 from stages.perception.weights import Weights, WeightsError, accepted, cache, expected, located, proven, record_of
 
@@ -226,13 +225,13 @@ def _go_on(url: str, part: Path, size: int | None, label: str, quiet: bool) -> N
 def _begun(url: str, part: Path, size: int | None) -> tuple[int, str | None]:
     """How many bytes of that file are there, and the tag that it then had."""
     try:
-        stamp: dict[str, Any] = from_json(_stamp(part).read_text("utf-8"))
+        stamp = object_from_json(_stamp(part).read_text("utf-8"))
     except (OSError, ValueError):
         stamp = {}
     length = _length(part)
     if stamp.get("url") != url or (size is not None and length > size):
         return 0, None
-    return length, stamp["validator"]
+    return length, stamp.get("validator")
 
 
 def _stamp(part: Path) -> Path:

@@ -20,7 +20,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._top = f"{root}{os.sep}"
-        self._is_inside = lru_cache(_FOLDERS)(self._follow)
+        self.is_inside = lru_cache(_FOLDERS)(self._follow)
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """What lies directly below. Raises OSError."""
@@ -52,7 +52,7 @@ class LocalStore:
                 continue
             folder, _, last = name.rpartition("/")
             try:
-                status = os.lstat(self._top + name) if last.isascii() and name[:1] != "/" and self._is_inside(folder) else None
+                status = os.lstat(self._top + name) if last.isascii() and name[:1] != "/" and self.is_inside(folder) else None
             except (OSError, ValueError):
                 status = None  # _identify says what is wrong with it
             if status is None or not stat.S_ISREG(status.st_mode):
@@ -79,7 +79,10 @@ class LocalStore:
 
     def locate(self, name: str) -> Path:
         """The plain file's absolute path. Raises CandidateError (E_UNSAFE_PATH, E_IO, E_OPEN)."""
-        return resolve(self.root.parent, self.root.name) if name == "." else resolve(self.root, name)
+        if name == ".":  # the input is one file, which the user named: a link to it is what is meant
+            root = Path(os.path.realpath(self.root))
+            return resolve(root.parent, root.name)
+        return resolve(self.root, name)
 
     def stamp(self, name: str) -> Stamp:
         """As the file is now. Raises CandidateError as `locate`."""

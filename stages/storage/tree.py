@@ -45,7 +45,7 @@ class Tree:
         self._remote = RemoteStore(text) if is_url(text) else None
         self._store: LocalStore | RemoteStore = self._remote or LocalStore(Path(text))
         self._indices: OrderedDict[str, Index] = OrderedDict()
-        self._problems: dict[str, Problem] = {}  # archives that cannot be looked into
+        self._problems: dict[str, Problem] = {}  # archives and linked folders that cannot be looked into
         self._refused: dict[str, list[tuple[str, Problem]]] = {}  # members that lie nowhere, by their archive
         self._told: set[str] = set()  # archives whose problem a candidate has
 
@@ -75,10 +75,12 @@ class Tree:
         """What lies directly below, in no order; nothing where there is no such folder. Raises OSError."""
         split = self._split(str(folder))
         if split is None:
-            if self._store.kind(str(folder)) != "folder":
+            if (kind := self._store.kind(str(folder))) != "folder":
+                if kind is None and is_archive(folder.name):  # else `_split` had seen it
+                    self._problems.setdefault(str(folder), (Reason.NO_FOOTAGE, f"'{folder}' is a link to nothing"))
                 return []
             found = self._store.entries(str(folder))
-            return [Entry(each.name, each.is_folder or is_archive(each.name), each.is_link) for each in found]
+            return [Entry(each.name, each.is_folder or is_archive(each.name), each.is_link and each.is_folder) for each in found]
         index = self._index(split[0])
         if index is None:
             return []
@@ -133,7 +135,8 @@ class Tree:
         return path if split is None or split[0] == "." else PurePosixPath(without_suffix(split[0]), split[1])
 
     def unplaced(self) -> list[tuple[str, Problem]]:
-        """What was met so far and is in nobody's candidates: archives that cannot be looked into, members and objects that are refused."""
+        """What was met so far and is in nobody's candidates: archives that cannot be looked into, members, objects and linked folders that
+        are refused."""
         found = [(name, problem) for name, problem in self._problems.items() if name not in self._told]
         for archive, members in self._refused.items():
             found += [(name if archive == "." else f"{archive}/{name}", problem) for name, problem in members]
@@ -142,7 +145,7 @@ class Tree:
     def glob(self, pattern: str) -> Iterator[PurePosixPath]:
         """The files whose path matches: `*`, `?` and `[...]` within a name, `**` for any number of folders; each once.
 
-        Hidden names are left out, and `**` does not enter linked folders.
+        Hidden names are left out. `**` does not enter linked folders: one of the input is found where it lies, any other is refused.
         """
         given: set[str] = set()
         for path in self._matching(ROOT, PurePosixPath(pattern).parts):
@@ -156,7 +159,9 @@ class Tree:
             if rest:
                 yield from self._matching(folder, rest)
             for entry in self._shown(folder):
-                if entry.is_folder and not entry.is_link:
+                if entry.is_link:
+                    self._check_link(str(folder / entry.name))
+                elif entry.is_folder:
                     yield from self._matching(folder / entry.name, parts)
             return
         for entry in self._shown(folder):
@@ -166,6 +171,11 @@ class Tree:
                 yield from self._matching(folder / entry.name, rest)
             elif not rest and not entry.is_folder:
                 yield folder / entry.name
+
+    def _check_link(self, folder: str) -> None:
+        if isinstance(self._store, LocalStore) and not self._store.is_inside(folder):
+            why = f"{folder!r} is a link to a folder outside of the input; give that folder as an input, or move it here"
+            self._problems.setdefault(folder, (Reason.E_UNSAFE_PATH, why))
 
     def _shown(self, folder: PurePosixPath) -> list[Entry]:
         return sorted((entry for entry in self.entries(folder) if not entry.name.startswith((".", "__MACOSX"))), key=lambda each: each.name)

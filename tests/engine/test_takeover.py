@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pipeline.curate import DONE, OVER_BUDGET, USAGE, main
+from pipeline.curate import DONE, FAILED, OVER_BUDGET, USAGE, main
 from pipeline.payload import Bytes
 from stages.stage import Child, Findings, Sampler, Scorer, Tier
 from tests.engine import toy
@@ -211,6 +213,22 @@ def test_a_damaged_part_is_made_again(curate):
     tar.write_bytes(data)
     resumed = curate(touchy={"max_brightness": 0.012})
     assert resumed.code == DONE and _members(resumed.path)["numbers_-n00001.caption.txt"] == b"number n00001"
+
+
+@pytest.mark.parametrize("what", ["empty", "cut", "another table"])
+def test_a_damaged_table_of_a_part_is_named_and_made_again_without_it(curate, capsys, what):
+    out = curate()
+    part = sorted((out.path / "parts").glob("u000001-*.parquet"))[0]
+    if what == "another table":
+        pq.write_table(pa.table({"a": [1]}), part)
+    else:
+        part.write_bytes(part.read_bytes()[: 1000 if what == "cut" else 0])
+    capsys.readouterr()
+    assert curate().code == FAILED
+    assert f"{part}: is damaged" in (said := capsys.readouterr().err) and "remove it, then run the same command again" in said
+    part.unlink()
+    again = curate()
+    assert again.code == DONE and again.digest == out.digest
 
 
 def test_a_rejected_sample_whose_payload_cannot_be_made_stays_rejected(tmp_path, footage):

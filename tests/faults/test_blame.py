@@ -3,11 +3,13 @@
 import errno
 import os
 
-from pipeline.curate import DONE
+from pipeline import examine
+from pipeline.curate import DONE, main
 from pipeline.store import LateNamed
 from schemas.verdict import CandidateError, Reason
 from stages.storage import Tree
-from tests.engine.conftest import curate, footage
+from tests.engine import toy
+from tests.engine.conftest import Curated, curate, footage
 
 __all__ = ["curate", "footage"]  # fixtures
 
@@ -46,12 +48,68 @@ def test_storage_that_stays_away_costs_the_candidate_until_the_same_command_runs
     assert [row["reasons"] for row in out.rows if row["status"] == "error"] == [["E_IO"]]
     assert "storage failed for 1 samples" in capsys.readouterr().err
     curate("--explain", "--dry-run")
-    assert "4 units are done\nu000000: ended in E_IO, looked at again" in capsys.readouterr().out
+    assert "4 units are done\nu000000: storage failed (E_IO), looked at again" in capsys.readouterr().out
     again = curate()
     assert again.digest == healthy.digest and [unit["steps_computed"] for unit in again.units] == [2, 10, 10, 10, 6], "that candidate alone"
     started = {unit["unit"]: unit["started_ns"] for unit in again.units}
     curate()
     assert {unit["unit"]: unit["started_ns"] for unit in curate().units} == started, "once it is well nothing runs again"
+
+
+def test_what_is_rejected_and_was_not_stored_as_storage_failed_is_looked_at_again(tmp_path, footage, monkeypatch):
+    recipe = toy.recipe(tmp_path, touchy={"max_brightness": 0.0025})
+    recipe.write_text(recipe.read_text() + "keep_rejected: payload\n")
+
+    def run(output):
+        arguments = [
+            str(recipe),
+            f"--input=numbers={footage}",
+            f"--output={tmp_path / output}",
+            "--executor=inline",
+            "--quiet",
+            "--no-report",
+        ]
+        assert main(arguments) == DONE
+        return Curated(tmp_path / output, DONE)
+
+    healthy = run("healthy")
+    make = examine.make_members
+
+    def failing(item, *others):
+        if item.scene.candidate.candidate_id == "n00007":
+            raise CandidateError(Reason.E_IO, "storage failed")
+        return make(item, *others)
+
+    with monkeypatch.context() as away:
+        away.setattr(examine, "make_members", failing)
+        away.setattr("pipeline.unit._STORAGE_PAUSES_S", (0.0,))
+        bad = run("out")
+        assert bad.by_id["n00007"]["status"] == "rejected" and "not stored" in dict(bad.by_id["n00007"]["notes"])["payload"]
+        assert bad.digest != healthy.digest
+        assert run("out").digest == bad.digest, "as long as it fails, the same again"
+        assert len(list((tmp_path / "out/parts").glob("*.again"))) == 1
+    assert run("out").digest == healthy.digest
+    assert not list((tmp_path / "out/parts").glob("*.again"))
+
+
+def test_a_mark_of_a_unit_that_is_made_otherwise_goes(curate, monkeypatch):
+    read = Tree.read
+
+    def failing(self, file, most):
+        if file.path == "n00003.txt":
+            raise CandidateError(Reason.E_IO, "storage failed")
+        return read(self, file, most)
+
+    monkeypatch.setattr(Tree, "read", failing)
+    monkeypatch.setattr("pipeline.unit._STORAGE_PAUSES_S", ())
+    out = curate()
+    [mark] = (out.path / "parts").glob("*.again")
+    curate(touchy={"max_brightness": 0.01})
+    [other] = (out.path / "parts").glob("*.again")
+    assert mark != other and not mark.exists()
+    monkeypatch.undo()
+    assert curate(touchy={"max_brightness": 0.01}).code == DONE
+    assert not list((out.path / "parts").glob("*.again"))
 
 
 def test_a_full_disk_while_a_candidate_is_packed_is_not_its_fault(curate, monkeypatch):

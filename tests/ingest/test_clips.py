@@ -98,7 +98,10 @@ def test_a_linked_folder_is_not_entered_and_a_name_that_is_not_utf8_is_a_row(tmp
         (root / "\udcff.mp4").write_bytes(b"x")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    assert ids(ingest("clips").discover(Tree(root))) == [("a.mp4", None, None), ("\\xff.mp4", None, "E_UNSAFE_PATH")]
+    tree = Tree(root)
+    assert ids(ingest("clips").discover(tree)) == [("a.mp4", None, None), ("\\xff.mp4", None, "E_UNSAFE_PATH")]
+    [(name, (reason, message))] = tree.unplaced()
+    assert (name, reason) == ("away", Reason.E_UNSAFE_PATH) and "give that folder as an input" in message
 
 
 def test_what_is_no_video_fails_when_it_is_loaded(tmp_path: Path, ingest, load) -> None:

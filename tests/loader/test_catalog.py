@@ -167,7 +167,7 @@ def test_a_sample_that_no_shard_lists_is_named(tmp_path):
 def test_a_run_file_that_nobody_of_ours_wrote_is_told(tmp_path, text):
     folder = write_manifest(tmp_path / "out", [Made("a")])
     (folder / "run.json").write_text(text)
-    with pytest.raises(CatalogError, match=r"run\.json: (cannot be read as JSON|expected a mapping)"):
+    with pytest.raises(CatalogError, match=r"run\.json: cannot be read as JSON"):
         Catalog.open(folder)
 
 

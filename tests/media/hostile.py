@@ -94,8 +94,8 @@ def make_hostile(folder: Path) -> dict[str, tuple[Path, Reason | None]]:
 
     good = video(folder / "good.mp4")
     front = video(folder / "index_in_front.mp4", movflags="+faststart")
-    mkv, avi = video(folder / "good.mkv"), motion_jpeg(folder / "good.avi")
-    for path in (good, front, mkv, avi):
+    mkv, avi, ts = video(folder / "good.mkv"), motion_jpeg(folder / "good.avi"), video(folder / "good.ts")
+    for path in (good, front, mkv, avi, ts):
         add(path, None)
     for name in GOOD_NAMES:
         add(patch(folder / name, good), None)
@@ -104,7 +104,7 @@ def make_hostile(folder: Path) -> dict[str, tuple[Path, Reason | None]]:
     add(cut(folder / "cut_off.mp4", front, 0.7), Reason.E_TRUNCATED)
     add(cut(folder / "cut_off.mkv", mkv, 0.6), Reason.E_TRUNCATED)
     add(cut(folder / "cut_off.avi", avi, 0.6), Reason.E_TRUNCATED)
-    packets = video(folder / "good.ts").read_bytes()[: 188 * 40]
+    packets = ts.read_bytes()[: 188 * 40]
     add(text("lost_sync.ts", packets + bytes(70_000)), Reason.E_TRUNCATED)  # FFmpeg: "temporarily unavailable"
     add(patch(folder / "sample_past_the_end.mp4", good, (b"stsz", 16, struct.pack(">I", 1 << 30))), Reason.E_TRUNCATED)
     add(text("empty.mp4", b""), Reason.E_OPEN)

@@ -190,6 +190,26 @@ def test_nothing_but_broken_archives_is_rows_and_no_failure(tmp_path: Path) -> N
     assert verdicts(tmp_path / "in") == {"cut.zip": "E_TRUNCATED"}
 
 
+def test_a_linked_archive_is_looked_into_where_it_stays_in_the_input(tmp_path: Path) -> None:
+    """As a hub's cache links its snapshots to its blobs."""
+    snapshot, blobs = tmp_path / "in" / "snapshots" / "main", tmp_path / "in" / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    (blobs / "0123").write_bytes(zip_of())
+    (tmp_path / "outside.zip").write_bytes(zip_of())
+    (snapshot / "inside.zip").symlink_to("../../blobs/0123")
+    (snapshot / "outside.zip").symlink_to(tmp_path / "outside.zip")
+    (snapshot / "gone.zip").symlink_to("../../blobs/4567")
+    found = verdicts(tmp_path / "in")
+    assert found == {
+        "snapshots/main/inside.zip/good.mp4": "ok",
+        "snapshots/main/outside.zip": "E_UNSAFE_PATH",
+        "snapshots/main/gone.zip": "no_footage",
+    }
+    (tmp_path / "linked.zip").symlink_to(tmp_path / "in/blobs/0123")
+    assert verdicts(tmp_path / "linked.zip") == {"good.mp4": "ok"}, "the user named it"
+
+
 def test_an_index_and_members_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.zip").write_bytes(zip_of(*((f"{i}.txt", b"") for i in range(50))))

@@ -38,7 +38,7 @@ from pipeline.metrics.comparison import MOST_DB, EvaluationError, Line, Score, c
 from pipeline.metrics.image import psnr, ssim
 from pipeline.metrics.sheet import contact_sheet
 from pipeline.store import stable_hash, write_bytes, write_json, write_table
-from schemas.typed import bounded, from_json, to_plain
+from schemas.typed import bounded, object_from_json, to_plain
 
 FULL, OFF, SHUFFLED = "full", "modules-off", "cameras-shuffled"
 COMPARED = (OFF, SHUFFLED)
@@ -271,9 +271,8 @@ class _Run:
         return self._output / "parts" / f"{self._clips[place].sample_id}.{number}.{condition}.json"
 
     def _finished(self, place: int, condition: str, number: int, key: str) -> list[dict[str, Any]] | None:
-
         try:
-            part = from_json(self._part(place, condition, number).read_text("utf-8"))
+            part = object_from_json(self._part(place, condition, number).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return None
         return list(part["rows"]) if part.get("key") == key else None
