@@ -1,6 +1,6 @@
 """DL3DV-10K: pictures of a walk through a place, extracted from one video, with a pose for each that could be registered.
 
-Layout (spec syncammaster.md 2.5), in folders at any of three levels below the input:
+Layout (spec syncammaster.md 2.5), in the input or up to four levels below it:
 
     [1K/]<hash>/transforms.json                 nerfstudio's form, for the full-size pictures (stages/ingest/nerfstudio.py)
                 images_4/frame_00001.png, ...   960x540; or images_2/, images/ (full size), images_8/
@@ -43,7 +43,7 @@ PREFIX, PICTURES = "frame_", (".png", ".jpg", ".jpeg")
 # ours, 540 lines as most users have and trainers need, then larger ones, then 270 lines.
 SHRINK = {"images_4": 4, "images_2": 2, "images": 1, "images_8": 8}
 BENCHMARK = "benchmark-meta.csv"  # as the benchmark's own page has it
-MAX_DEPTH = 3  # DL3DV-ALL-960P/1K/<hash>
+MAX_DEPTH = 4  # DL3DV-ALL-960P/1K/<hash>; in a hub's cache, snapshots/<revision>/1K/<hash>
 # A scene's 300 to 600 frames make 0.3 to 0.6 MB; a JSON takes up to 30 times its size in memory.
 MAX_CAMERA_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 16 * 2**20

@@ -203,6 +203,22 @@ def test_scenes_are_found_in_batches_in_the_benchmark_and_unpacked_twice(tmp_pat
         assert len(load(reader, tmp_path, by_id[name]).views[0].cameras) == 3
 
 
+def test_the_cache_of_a_hub_is_read_as_it_lies(tmp_path, ingest, load):
+    repository, unpacked = tmp_path / "datasets--DL3DV--DL3DV-ALL-960P", tmp_path / "unpacked"
+    batch = repository / "snapshots/0af3/1K"
+    for folder in (batch, repository / "blobs"):
+        folder.mkdir(parents=True)
+    write_scene(unpacked / HASHES[0])
+    with zipfile.ZipFile(repository / "blobs/77ab", "w") as archive:
+        for path in sorted(unpacked.rglob("*.*")):
+            archive.write(path, path.relative_to(unpacked))
+    (batch / f"{HASHES[0]}.zip").symlink_to("../../../blobs/77ab")
+    reader = ingest("dl3dv")
+    (candidate,) = reader.discover(Tree(repository))
+    assert candidate.error is None and len(load(reader, repository, candidate).views[0].cameras) == 3
+    assert ids(reader, batch) == {HASHES[0]: "E_UNSAFE_PATH"}, "there it would lead out of what was given"
+
+
 def test_the_sample_keeps_its_scenes_in_colmap(tmp_path, ingest, load):
     write_scene(tmp_path / HASHES[0] / "colmap")
     reader = ingest("dl3dv")
