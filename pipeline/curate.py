@@ -2,9 +2,7 @@
 
 import argparse
 import gc
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from pipeline.plan import PlanError, read_captions
 from pipeline.progress import Progress
 from pipeline.run import Result, Settings, execute, prepare
 from pipeline.selection import check_for_run, read_selection, with_limits
+from pipeline.stop import stop_on_signals
 from pipeline.store import make_folder, sweep
 from schemas.typed import RecipeError, nearest
 from schemas.verdict import Reason
@@ -38,6 +37,8 @@ stays done, and a changed limit decides anew without decoding anything. Then: py
 
 exit status: 0 done, 1 failed or interrupted (run again to resume), 2 usage, 3 more errors than the error budget allows
 """
+
+_STOPPING = "stopping: units under way are finished or abandoned; run the same command to resume"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,13 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if prepared.unused_captions:
         progress.note(f"{prepared.unused_captions} captions name no sample of this run")
     executor = make_executor(options.executor, options.workers)
-    try:
-        result = execute(settings, prepared, executor, _stop_on_signals(), progress)
-    except OSError as error:  # what the driver itself writes: plan, tables, run.json
-        result = Result("failed", failures=[f"{settings.output}: {error}"])
-    finally:
-        executor.close()
-        sweep_dead()  # workers are killed, and what they had fetched is left
+    with stop_on_signals(_STOPPING) as stop:
+        try:
+            result = execute(settings, prepared, executor, stop, progress)
+        except OSError as error:  # what the driver itself writes: plan, tables, run.json
+            result = Result("failed", failures=[f"{settings.output}: {error}"])
+        finally:
+            executor.close()
+            sweep_dead()  # workers are killed, and what they had fetched is left
     report = None
     if result.state == "done" and not options.no_report:
         report = _write_report(settings.output, progress)
@@ -124,20 +126,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         error_budget=options.error_budget,
         selection=None if selection is None else {"name": selection.name, "digest": selection.digest},
     )
-
-
-def _stop_on_signals() -> threading.Event:
-    """SIGTERM and the first SIGINT end the run cleanly; a second SIGINT ends it at once (which loses nothing either)."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: object) -> None:
-        print("stopping: units under way are finished or abandoned; run the same command to resume", file=sys.stderr, flush=True)
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
-    return stop
 
 
 def _write_report(output: Location, progress: Progress) -> Location | None:

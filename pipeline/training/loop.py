@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.exhausted import is_full, is_out_of_memory
 from pipeline.loader.batch import Batch
+from pipeline.stop import stop_on_signals
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Checkpoint, CheckpointError
 from pipeline.training.distribute import gathered, make_accelerator, place, raise_precision, set_modes, sharded_like, whole
@@ -28,7 +29,6 @@ from pipeline.training.log import TrainLog
 from pipeline.training.method import TrainingMethod
 from pipeline.training.randomness import Streams
 from pipeline.training.settings import TrainSettings
-from pipeline.training.stop import Stop
 
 VALIDATION = "validation"
 
@@ -116,7 +116,7 @@ class Trainer:
             checkpoint.sweep(self.output)
         self.log = TrainLog(self.output if self.main else None, self.done, settings.steps, settings.quiet)
         try:
-            with Stop() as self.stop:
+            with stop_on_signals("stopping after this step, with a checkpoint") as self.stop:
                 self._train()
         finally:
             self.log.close()
@@ -163,7 +163,9 @@ class Trainer:
             for name, value in outputs.items():
                 totals[name] = totals.get(name, 0) + torch.as_tensor(value).detach().to(accelerator.device).double() * share
         skipped = [line for batch in batches for line in batch.skipped]
-        counts = [torch.tensor(float(value), dtype=torch.float64, device=accelerator.device) for value in (len(skipped), self.stop.asked)]
+        counts = [
+            torch.tensor(float(value), dtype=torch.float64, device=accelerator.device) for value in (len(skipped), self.stop.is_set())
+        ]
         names = sorted(totals)
         summed = accelerator.reduce(torch.stack([*(totals[name] for name in names), *counts]), "sum").tolist()
         scalars = dict(zip(names, summed[: len(names)], strict=True))
