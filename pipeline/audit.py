@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline.auditing.folder import OutputError, OutputFolder
 from pipeline.command import DONE, FAILED, USAGE, count
-from pipeline.location import Location, StorageFailure, locate
+from pipeline.location import Location, OutputFailure, locate
 
 EPILOG = """examples:
   python -m pipeline.audit summary out --json | jq '.sources.clips.reasons'
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OutputError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
-    except StorageFailure as error:
+    except OutputFailure as error:
         print(f"error: {error.strerror}", file=sys.stderr)
         return FAILED
 

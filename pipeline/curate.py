@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pipeline.binding import bind, load_recipe, resolved, shipped_recipes
 from pipeline.command import DONE, FAILED, USAGE, count
 from pipeline.executors.factory import make_executor
 from pipeline.explain import describe_plan, explain
-from pipeline.location import Location, StorageFailure, holds, locate
+from pipeline.location import Location, OutputFailure, holds, locate
 from pipeline.plan import PlanError, read_captions
 from pipeline.progress import Progress
 from pipeline.run import Result, Settings, execute, prepare
@@ -21,6 +22,7 @@ from schemas.typed import RecipeError, nearest
 from schemas.verdict import Reason
 from stages.storage import ROOT, Tree, is_url
 from stages.storage.cache import sweep_dead
+from stages.storage.tree import is_archive
 
 OVER_BUDGET = 3  # beside those that all commands share
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(describe_plan(settings, prepared)))
             return DONE
         make_folder(settings.output)
-    except StorageFailure as error:
+    except OutputFailure as error:
         print(f"failed: {error.strerror}", file=sys.stderr)
         return FAILED
     except (RecipeError, PlanError, OSError, ValueError) as error:
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with stop_on_signals(_STOPPING) as stop:
         try:
             result = execute(settings, prepared, executor, stop, progress)
+        except OutputFailure as error:
+            result = Result("failed", failures=[str(error.strerror)])
         except OSError as error:  # what the driver itself writes: plan, tables, run.json
             result = Result("failed", failures=[f"{settings.output}: {error}"])
         finally:
@@ -76,6 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if result.state == "done" and not options.no_report:
         report = _write_report(settings.output, progress)
     return _close(settings, result, report)
+
+
+def _followed(path: Path) -> Path:
+    """Links followed, but for one to an archive: what it is called by says what it is."""
+    return Path(os.path.abspath(path)) if is_archive(path.name) and path.is_file() else path.resolve()
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -90,7 +99,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         name, separator, path = given.partition("=")
         if not separator or not path:
             raise ValueError(f"--input takes NAME=PATH, got {given!r}")
-        tree = Tree(path if is_url(path) else Path(path).resolve())
+        tree = Tree(path if is_url(path) else _followed(Path(path)))
         if name not in recipe.sources:
             raise ValueError(f"--input {name}={tree}: the recipe {recipe.name!r} has no source {name!r}{nearest(name, recipe.sources)}")
         if name in roots:

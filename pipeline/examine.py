@@ -66,7 +66,7 @@ class Examiner:
     def exclude(self, candidate: Candidate, reason: Reason, message: str) -> list[dict[str, Any]]:
         """The row of a candidate that must not be looked at again: it killed the process that did."""
         row = Row(candidate.key, candidate, candidate.kind, is_sample=self.source.sampler is None, attempts=2)
-        self.storage_failed = reason in STORAGE
+        self.storage_failed = False
         row.fail(CandidateError(reason, message), "unit")
         return [row.record(self.source.spec.license, self.unit)]
 

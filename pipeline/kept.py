@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.location import Location
-from pipeline.parts import members_from_json, meta_of, open_part, parts_folder
+from pipeline.parts import members_from_json, meta_of, open_part, parts_folder, reading
 from pipeline.payload import Member
 from pipeline.tar import padded
 from schemas.verdict import Status
@@ -139,7 +139,9 @@ class InParts:
                 del read[part]
 
     def _read(self, name: str) -> list[Packable]:
-        part = open_part(parts_folder(self.output) / name)
-        tar = meta_of(part)["tar"]
-        rows = kept_rows(part, ["sample_id", "members"]).to_pylist()
+        path = parts_folder(self.output) / name
+        part = open_part(path)
+        with reading(path):
+            tar = meta_of(part)["tar"]
+            rows = kept_rows(part, ["sample_id", "members"]).to_pylist()
         return [Packable(row["sample_id"], tuple(members_from_json(row["members"])), tar) for row in rows]

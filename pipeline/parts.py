@@ -21,11 +21,19 @@ from pipeline.location import Location, OutputFailure
 from pipeline.payload import Bytes, Member
 from pipeline.rows import PART
 from pipeline.steps import StepStore
-from pipeline.store import LateNamed, names, read_bytes, read_range, remove, write_bytes, write_table
+from pipeline.store import LateNamed, names, read_bytes, read_range, write_bytes, write_table
 from pipeline.tar import TarWriter
 
 AGAIN = ".again"  # ends the name of an empty file beside a part that holds E_IO: listing the parts tells which are looked at again
-_NAME = re.compile(rf"(u\d{{6,}})-([0-9a-f]{{16}})\.parquet({AGAIN})?")
+_NAME = re.compile(rf"(u\d{{6,}})-([0-9a-f]{{16}})\.parquet({re.escape(AGAIN)})?")
+
+
+class DamagedPart(OutputFailure):
+    """A part that no run has written so. It holds nothing that cannot be made again."""
+
+    def __init__(self, path: Location, error: BaseException) -> None:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        super().__init__(errno.EBADMSG, f"{path}: is damaged ({said}); remove it, then run the same command again")
 
 
 def parts_folder(output: Location) -> Location:
@@ -55,15 +63,23 @@ def open_part(path: Location) -> pq.ParquetFile:
     """A part's Parquet. Opened through this and not as a data set of one file, which takes several times as long.
 
     From an object store it is one request, whatever will be read of it: a request costs more than a unit's rows. Raises FileNotFoundError,
-    StorageFailure, and OutputFailure for a file that no run has written.
+    StorageFailure, DamagedPart.
     """
-    try:
+    with reading(path):
         part = pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(read_bytes(path)))
         meta_of(part)
         return part
-    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
-        said = str(error) or type(error).__name__
-        raise OutputFailure(errno.EIO, f"{path}: is damaged ({said}); remove it, then run the same command again") from None
+
+
+@contextmanager
+def reading(path: Location) -> Iterator[None]:
+    """What a part turns out to be that no run has written, or that has changed since, is a DamagedPart."""
+    try:
+        yield
+    except (pa.ArrowException, LookupError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have none
+            raise
+        raise DamagedPart(path, error) from None
 
 
 def meta_of(part: pq.ParquetFile) -> dict[str, Any]:
@@ -76,19 +92,19 @@ def read_meta(path: Location) -> dict[str, Any]:
     return meta_of(open_part(path))
 
 
-def write_part(
-    output: Location, unit: str, key: str, records: list[dict[str, Any]], meta: dict[str, Any], *, marked: bool, was_marked: bool
-) -> None:
-    """marked: whether runs are to look again at this unit, because storage failed. The mark is there before the part, and goes after it."""
+def mark(part: Location) -> None:
+    """Runs are to look again at this unit, because storage failed."""
+    write_bytes(part.parent / f"{part.name}{AGAIN}", b"")
+
+
+def write_part(output: Location, unit: str, key: str, records: list[dict[str, Any]], meta: dict[str, Any]) -> None:
+    """meta: with "unread", whether storage failed for a candidate. The mark is there before the part is."""
     path = part_path(output, unit, key)
-    mark = parts_folder(output) / f"{path.name}{AGAIN}"
-    if marked:
-        write_bytes(mark, b"")
+    if meta["unread"]:
+        mark(path)
     metadata = {"parallax.unit": json.dumps(meta, sort_keys=True)}
     table = pa.Table.from_pylist(records, schema=PART.with_metadata(metadata))
     write_table(path, table)
-    if was_marked and not marked:
-        remove(mark)
 
 
 def members_to_json(members: Iterable[Member]) -> str:
@@ -112,11 +128,13 @@ class MemberStore:
         """Take in an earlier part of the unit: its steps' results and its members. Returns what it said of itself; None for one that
         was written by another UNIT_VERSION, of which nothing is taken."""
         part = open_part(path)
-        meta = meta_of(part)
-        if meta["key_parts"]["unit_version"] != version:
-            return None
-        tar = self._folder / meta["tar"] if meta["tar"] else None
-        for row in part.read(columns=["sample_id", "features", "payload_key", "members"]).to_pylist():
+        with reading(path):
+            meta = meta_of(part)
+            if meta["key_parts"]["unit_version"] != version:
+                return None
+            tar = self._folder / meta["tar"] if meta["tar"] else None
+            rows = part.read(columns=["sample_id", "features", "payload_key", "members"]).to_pylist()
+        for row in rows:
             if row["features"]:
                 store.learn(row["sample_id"], row["features"])
             if row["payload_key"] and row["members"]:

@@ -80,10 +80,10 @@ def _found(source: Source, tree: Tree, taken: Collection[str]) -> Iterator[Candi
     """
     try:
         yield from source.ingest.discover(tree)
-    except ValueError:
+    except ValueError as error:
         if taken or not tree.unplaced():
-            raise
-    for name, problem in tree.unplaced():
+            raise ValueError("; ".join([str(error), *(message for _, (_, message) in tree.links())])) from error
+    for name, problem in [*tree.unplaced(), *tree.links()]:
         while name in taken:
             name += "#"
         yield Candidate(source.name, name, "video", (), error=problem)

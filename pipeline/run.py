@@ -5,7 +5,7 @@ Resuming is running again: what is done is listed, subtracted, and the rest is d
 
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from pipeline.binding import Source, resolved
 from pipeline.executors import Executor, Outcome
 from pipeline.found import Found
 from pipeline.location import Location, together
-from pipeline.parts import AGAIN, list_parts, parts_folder, read_meta
+from pipeline.parts import AGAIN, list_parts, mark, parts_folder, read_meta
 from pipeline.plan import append_plan, check_sources, discover, extend_plan, make_units, read_plan, unused_captions
 from pipeline.progress import Progress
 from pipeline.provenance import code_version, lock_sha256, version
@@ -225,14 +225,18 @@ def _pack_and_publish(
     if failures:
         return Result("failed", failures=failures)
     totals = write_tables(settings.output, prepared.units, shards, harvest.kept, overruled)
-    _discard_outdated(settings.output, prepared.units, shards, harvest.tars)
+    _discard_outdated(settings.output, prepared.units, shards, harvest)
     over_budget = totals.errors > settings.error_budget * totals.judged
     return Result("done", totals, [], over_budget, len(shards), totals.shard_bytes)
 
 
-def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[Shard], tars: Collection[str]) -> None:
+def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[Shard], harvest: Harvest) -> None:
     """Remove what the published manifest no longer names. Only now: until here it was what a killed run would resume from."""
-    keep = {unit_part(unit).name for unit in units} | {shard.record_path.name for shard in shards} | set(tars)
+    parts = {unit_part(unit).name for unit in units}
+    marks = {f"{name}{AGAIN}" for name in harvest.unread}
+    for name in sorted(marks.difference(names(parts_folder(output), AGAIN))):  # a worker that was lost may have written its part late
+        mark(parts_folder(output) / name.removesuffix(AGAIN))
+    keep = parts | marks | {shard.record_path.name for shard in shards} | harvest.tars
     _remove_but(parts_folder(output), _PART, keep)
     _remove_but(output / "shards", _SHARD, {shard.name for shard in shards})
     for name in ("", "parts", "shards", "plan", "manifest/samples", "manifest/shards", "manifest/units"):
@@ -241,7 +245,7 @@ def _discard_outdated(output: Location, units: Sequence[Unit], shards: Sequence[
 
 def _remove_but(folder: Location, ours: re.Pattern[str], keep: set[str]) -> None:
     for name in names(folder):
-        if name.removesuffix(AGAIN) not in keep and ours.fullmatch(name) and not (folder / name).is_symlink():
+        if name not in keep and ours.fullmatch(name) and not (folder / name).is_symlink():
             remove(folder / name)
 
 

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -15,9 +15,10 @@ def stop_on_signals(said: str) -> Iterator[threading.Event]:
     stop = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        print(said, file=sys.stderr, flush=True)
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        with suppress(OSError, RuntimeError):  # nobody may be there any more to read it
+            print(said, file=sys.stderr, flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

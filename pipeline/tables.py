@@ -17,7 +17,7 @@ from pipeline.binding import Source
 from pipeline.duplicates import Duplicates, Printed, Twin, settings_of
 from pipeline.kept import Kept, KeptOfUnit, KeptSamples, kept_rows
 from pipeline.location import Location, together
-from pipeline.parts import meta_of, open_part, part_path
+from pipeline.parts import meta_of, open_part, part_path, reading
 from pipeline.shards import Record, Shard, read_record
 from pipeline.store import names, remove, write_row_groups
 from pipeline.unit import Unit
@@ -81,6 +81,7 @@ class Harvest:
         self.units = 0  # how many were taken
         self.kept = KeptSamples()  # of these
         self.tars: set[str] = set()  # of the units, by name
+        self.unread: set[str] = set()  # names of parts whose candidates storage failed in part
         self._sources = sources
         self._overruled: dict[str, Overruled] = {}
         self._ranked: defaultdict[str, list[_Ranked]] = defaultdict(list)
@@ -90,26 +91,28 @@ class Harvest:
     def take(self, units: Sequence[Unit]) -> Iterator[Kept]:
         """Samples of the units that are certain to be packed: none of a ranked source. Give each unit once, in plan order."""
         for batch in _batched(units, _UNITS_PER_FILE):
-            for unit, (found, asked, tar) in zip(batch, together(self._read, batch, batch[0].output), strict=True):
+            for unit, (found, asked, meta) in zip(batch, together(self._read, batch, batch[0].output), strict=True):
                 self.units += 1
-                self.tars |= {tar} if tar else set()
+                self.tars |= {meta["tar"]} if meta["tar"] else set()
+                self.unread |= {found.part} if meta.get("unread") else set()
                 certain = self.offer(unit.source.name, asked)
                 yield from (sample for sample in self.kept.add(found) if certain and sample.sample_id not in self._overruled)
             pa.default_memory_pool().release_unused()  # Arrow keeps what parts have needed
 
-    def _read(self, unit: Unit) -> tuple[KeptOfUnit, list[_Asked], str | None]:
-        """What its stages kept, what is to be asked of it, and the name of its tar."""
+    def _read(self, unit: Unit) -> tuple[KeptOfUnit, list[_Asked], dict[str, Any]]:
+        """What its stages kept, what is to be asked of it, and what it said of itself."""
         source = unit.source.name
         best_by, looks_for_twins = unit.source.spec.best_by, self._printed[source] is not None
         path = unit_part(unit)
         part = open_part(path)
         asked_by = [*(["scores"] if best_by else []), *(_PRINTED if looks_for_twins else [])]
-        rows = kept_rows(part, [*_PACKED, *asked_by])
+        with reading(path):
+            rows = kept_rows(part, [*_PACKED, *asked_by])
         asked = [
             (row["sample_id"], _rank(row["scores"], best_by) if best_by else 0.0, Printed.of(row) if looks_for_twins else None)
             for row in (rows.select(["sample_id", *asked_by]).to_pylist() if asked_by else ())
         ]
-        return KeptOfUnit.of(source, path.name, rows), asked, meta_of(part)["tar"]
+        return KeptOfUnit.of(source, path.name, rows), asked, meta_of(part)
 
     def offer(self, source: str, samples: Sequence[_Asked]) -> bool:
         """Take in samples of one source that its stages kept, all of a run in plan order; of a source that neither ranks nor looks for
@@ -224,9 +227,11 @@ def _shard_table(records: Sequence[Record]) -> pa.Table:
 
 def _rows_of(unit: Unit) -> tuple[pa.Table, dict[str, Any]]:
     """Its samples' rows and its own. Its part is opened once for both: from an object store that is a request."""
-    part = open_part(unit_part(unit))
-    row = meta_of(part)["units_row"]
-    return part.read(columns=SAMPLES.names, use_threads=False), {**row, "seconds": list(row["seconds"].items())}
+    path = unit_part(unit)
+    part = open_part(path)
+    with reading(path):
+        row = meta_of(part)["units_row"]
+        return part.read(columns=SAMPLES.names, use_threads=False), {**row, "seconds": list(row["seconds"].items())}
 
 
 def _decided(table: pa.Table, first: int, placed: _Placed, overruled: Mapping[str, Overruled], totals: Totals) -> list[pa.Array]:

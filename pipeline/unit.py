@@ -19,7 +19,7 @@ from pipeline.binding import Source
 from pipeline.examine import Examiner
 from pipeline.executors import Task
 from pipeline.location import Location
-from pipeline.parts import MemberStore, part_path, parts_folder, write_part
+from pipeline.parts import DamagedPart, MemberStore, part_path, parts_folder, write_part
 from pipeline.steps import StepStore
 from pipeline.store import make_folder, stable_hash
 from schemas.candidate import Candidate
@@ -182,7 +182,10 @@ def _remembered(unit: Unit, members: MemberStore, store: StepStore) -> dict[int,
     excluded: dict[int, tuple[Reason, str]] = {}
     compute = unit.source.compute_hash
     for key in unit.earlier:
-        meta = members.learn(part_path(unit.output, unit.name, key), store, UNIT_VERSION)
+        try:
+            meta = members.learn(part_path(unit.output, unit.name, key), store, UNIT_VERSION)
+        except DamagedPart:
+            continue
         if meta is None or meta["compute_hash"] != compute:
             continue
         for position, candidate in enumerate(unit.candidates):
@@ -205,6 +208,7 @@ def _commit(
         "tar": examiner.parts.commit(),
         "compute_hash": unit.source.compute_hash,
         "excluded": {unit.identity(unit.candidates[i]): [str(reason), message] for i, (reason, message) in excluded.items()},
+        "unread": unread,
         "provisional": sum(bool(PROVISIONAL & {Reason(reason) for reason in row["reasons"]}) for row in rows),
         "key_parts": unit.key_parts(),
         "units_row": {
@@ -222,7 +226,7 @@ def _commit(
             "steps_reused": examiner.store.reused,
         },
     }
-    write_part(unit.output, unit.name, unit.key, rows, meta, marked=unread, was_marked=unit.key in unit.marked)
+    write_part(unit.output, unit.name, unit.key, rows, meta)
 
 
 _sources: dict[tuple[int, str], dict[str, Source]] = {}

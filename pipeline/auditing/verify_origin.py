@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.auditing.folder import OutputFolder
 from pipeline.location import Location
-from pipeline.parts import meta_of, open_part, part_path, parts_folder
+from pipeline.parts import DamagedPart, meta_of, open_part, part_path, parts_folder, reading
 from pipeline.selection import FOLDER, SelectionError, file_sha256, read_selection
 from pipeline.shards import SHARD_VERSION
 from pipeline.store import names, size_of, stable_hash
@@ -37,10 +35,11 @@ def _check_part(output: Location, unit: str, unit_key: str, payload_keys: dict[s
     where = f"parts/{path.name}"
     try:
         part = open_part(path)
-        meta = meta_of(part)
-        rows = part.read(columns=["sample_id", "payload_key"]).to_pylist()
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        yield where, f"cannot be read ({error}); remove it, then run the same command again"
+        with reading(path):
+            meta = meta_of(part)
+            rows = part.read(columns=["sample_id", "payload_key"]).to_pylist()
+    except DamagedPart:
+        yield where, "is damaged; remove it, then run the same command again"
         return
     payload_keys |= {row["sample_id"]: row["payload_key"] for row in rows if row["payload_key"]}
     if (found := stable_hash(meta["key_parts"])[:16]) != unit_key:

@@ -52,7 +52,8 @@ class LocalStore:
                 continue
             folder, _, last = name.rpartition("/")
             try:
-                status = os.lstat(self._top + name) if last.isascii() and name[:1] != "/" and self.is_inside(folder) else None
+                plain = last.isascii() and name[:1] != "/" and printable(folder) == folder and ".." not in PurePosixPath(folder).parts
+                status = os.lstat(self._top + name) if plain and self.is_inside(folder) else None
             except (OSError, ValueError):
                 status = None  # _identify says what is wrong with it
             if status is None or not stat.S_ISREG(status.st_mode):
@@ -62,10 +63,9 @@ class LocalStore:
         return found
 
     def _follow(self, folder: str) -> bool:
-        """Whether the folder lies below the root, links followed, and is called by a printable name without '..'."""
+        """Whether the folder lies below the root, links followed."""
         base = os.path.realpath(self.root)
-        below = os.path.commonpath([base, os.path.realpath(self._top + folder)]) == base
-        return below and ".." not in PurePosixPath(folder).parts and printable(folder) == folder
+        return os.path.commonpath([base, os.path.realpath(self._top + folder)]) == base
 
     def _identify(self, name: str) -> MediaFile:
         if printable(name) != name:

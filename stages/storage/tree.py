@@ -21,7 +21,7 @@ from stages.storage.archives import Index, Problem, read_index
 from stages.storage.cache import cache, release
 from stages.storage.entry import Entry
 from stages.storage.local import LocalStore
-from stages.storage.paths import storage_error
+from stages.storage.paths import printable, storage_error
 from stages.storage.remote import CONCURRENT, RemoteStore, is_url, shown
 
 ROOT = PurePosixPath(".")
@@ -45,9 +45,10 @@ class Tree:
         self._remote = RemoteStore(text) if is_url(text) else None
         self._store: LocalStore | RemoteStore = self._remote or LocalStore(Path(text))
         self._indices: OrderedDict[str, Index] = OrderedDict()
-        self._problems: dict[str, Problem] = {}  # archives and linked folders that cannot be looked into
+        self._problems: dict[str, Problem] = {}  # archives that cannot be looked into
         self._refused: dict[str, list[tuple[str, Problem]]] = {}  # members that lie nowhere, by their archive
         self._told: set[str] = set()  # archives whose problem a candidate has
+        self._links: dict[str, Problem] = {}  # that lead to nothing, or to a folder outside
 
     def __str__(self) -> str:
         """As it may be written down: without credentials."""
@@ -75,12 +76,10 @@ class Tree:
         """What lies directly below, in no order; nothing where there is no such folder. Raises OSError."""
         split = self._split(str(folder))
         if split is None:
-            if (kind := self._store.kind(str(folder))) != "folder":
-                if kind is None and is_archive(folder.name):  # else `_split` had seen it
-                    self._problems.setdefault(str(folder), (Reason.NO_FOOTAGE, f"'{folder}' is a link to nothing"))
+            if self._store.kind(str(folder)) != "folder":
                 return []
             found = self._store.entries(str(folder))
-            return [Entry(each.name, each.is_folder or is_archive(each.name), each.is_link and each.is_folder) for each in found]
+            return [Entry(each.name, each.is_folder or is_archive(each.name), each.is_link) for each in found]
         index = self._index(split[0])
         if index is None:
             return []
@@ -135,12 +134,15 @@ class Tree:
         return path if split is None or split[0] == "." else PurePosixPath(without_suffix(split[0]), split[1])
 
     def unplaced(self) -> list[tuple[str, Problem]]:
-        """What was met so far and is in nobody's candidates: archives that cannot be looked into, members, objects and linked folders that
-        are refused."""
+        """What was met so far and is in nobody's candidates: archives that cannot be looked into, members and objects that are refused."""
         found = [(name, problem) for name, problem in self._problems.items() if name not in self._told]
         for archive, members in self._refused.items():
             found += [(name if archive == "." else f"{archive}/{name}", problem) for name, problem in members]
-        return sorted([*found, *(self._remote.refused if self._remote else ())])
+        return _told([*found, *(self._remote.refused if self._remote else ())])
+
+    def links(self) -> list[tuple[str, Problem]]:
+        """Links that `glob` met and that it cannot follow."""
+        return _told(self._links.items())
 
     def glob(self, pattern: str) -> Iterator[PurePosixPath]:
         """The files whose path matches: `*`, `?` and `[...]` within a name, `**` for any number of folders; each once.
@@ -159,9 +161,7 @@ class Tree:
             if rest:
                 yield from self._matching(folder, rest)
             for entry in self._shown(folder):
-                if entry.is_link:
-                    self._check_link(str(folder / entry.name))
-                elif entry.is_folder:
+                if entry.is_folder and (not entry.is_link or self._is_linked_archive(str(folder / entry.name))):
                     yield from self._matching(folder / entry.name, parts)
             return
         for entry in self._shown(folder):
@@ -172,10 +172,15 @@ class Tree:
             elif not rest and not entry.is_folder:
                 yield folder / entry.name
 
-    def _check_link(self, folder: str) -> None:
-        if isinstance(self._store, LocalStore) and not self._store.is_inside(folder):
-            why = f"{folder!r} is a link to a folder outside of the input; give that folder as an input, or move it here"
-            self._problems.setdefault(folder, (Reason.E_UNSAFE_PATH, why))
+    def _is_linked_archive(self, name: str) -> bool:
+        """Of a link that is seen as a folder. A real folder is refused if it lies outside of the input, and else found where it lies."""
+        kind = self._store.kind(name)
+        if kind is None:
+            self._links[name] = Reason.NO_FOOTAGE, f"{name!r} is a link to nothing"
+        elif kind == "folder" and isinstance(self._store, LocalStore) and not self._store.is_inside(name):
+            why = f"{name!r} is a link to a folder outside of the input; give that folder as an input, or move it here"
+            self._links[name] = Reason.E_UNSAFE_PATH, why
+        return kind == "file"
 
     def _shown(self, folder: PurePosixPath) -> list[Entry]:
         return sorted((entry for entry in self.entries(folder) if not entry.name.startswith((".", "__MACOSX"))), key=lambda each: each.name)
@@ -323,6 +328,11 @@ class Tree:
                 self._problems.setdefault(name, (Reason.NO_FOOTAGE, why))
                 return name
         return ""
+
+
+def _told(found: Iterable[tuple[str, Problem]]) -> list[tuple[str, Problem]]:
+    """Sorted, in names and words that a table can hold."""
+    return sorted((printable(name), (reason, printable(message))) for name, (reason, message) in found)
 
 
 def is_archive(name: str) -> bool:

@@ -215,20 +215,39 @@ def test_a_damaged_part_is_made_again(curate):
     assert resumed.code == DONE and _members(resumed.path)["numbers_-n00001.caption.txt"] == b"number n00001"
 
 
-@pytest.mark.parametrize("what", ["empty", "cut", "another table"])
+def _damage(part: Path, what: str) -> None:
+    data = bytearray(part.read_bytes())
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    if what == "another table":
+        pq.write_table(pa.table({"a": [1]}), part)
+    elif what == "cut":
+        part.write_bytes(data[: len(data) // 2])
+    else:
+        at, size = {"empty": (0, len(data)), "footer": (footer, 40), "data": (4, footer - 4)}[what]
+        data[at : at + size] = b"" if what == "empty" else bytes(size)
+        part.write_bytes(data)
+
+
+@pytest.mark.parametrize("what", ["empty", "cut", "another table", "footer", "data"])
 def test_a_damaged_table_of_a_part_is_named_and_made_again_without_it(curate, capsys, what):
     out = curate()
     part = sorted((out.path / "parts").glob("u000001-*.parquet"))[0]
-    if what == "another table":
-        pq.write_table(pa.table({"a": [1]}), part)
-    else:
-        part.write_bytes(part.read_bytes()[: 1000 if what == "cut" else 0])
+    _damage(part, what)
     capsys.readouterr()
     assert curate().code == FAILED
     assert f"{part}: is damaged" in (said := capsys.readouterr().err) and "remove it, then run the same command again" in said
     part.unlink()
     again = curate()
     assert again.code == DONE and again.digest == out.digest
+
+
+@pytest.mark.parametrize("what", ["empty", "footer", "data"])
+def test_a_damaged_part_of_an_earlier_recipe_is_passed_over(curate, what):
+    out = curate(touchy={"max_brightness": 0.01})
+    _damage(sorted((out.path / "parts").glob("u000001-*.parquet"))[0], what)
+    expected = curate(output="other", touchy={"max_brightness": 0.012})
+    again = curate(touchy={"max_brightness": 0.012})
+    assert again.code == DONE and again.digest == expected.digest
 
 
 def test_a_rejected_sample_whose_payload_cannot_be_made_stays_rejected(tmp_path, footage):

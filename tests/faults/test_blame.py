@@ -112,6 +112,26 @@ def test_a_mark_of_a_unit_that_is_made_otherwise_goes(curate, monkeypatch):
     assert not list((out.path / "parts").glob("*.again"))
 
 
+def test_a_worker_that_was_thought_lost_and_writes_late_loses_nothing(curate, monkeypatch):
+    """Its part is that of a moment when storage failed; another's, which was sound, lay there before and its mark is gone."""
+    healthy, read = curate(output="healthy"), Tree.read
+
+    def failing(self, file, most):
+        if file.path == "n00003.txt":
+            raise CandidateError(Reason.E_IO, "storage failed")
+        return read(self, file, most)
+
+    with monkeypatch.context() as away:
+        away.setattr(Tree, "read", failing)
+        away.setattr("pipeline.unit._STORAGE_PAUSES_S", ())
+        out = curate()
+    [mark] = (out.path / "parts").glob("*.again")
+    mark.unlink()
+    assert curate().by_id["n00003"]["reasons"] == ["E_IO"], "taken for done this time ..."
+    assert mark.exists(), "... and found"
+    assert curate().digest == healthy.digest
+
+
 def test_a_full_disk_while_a_candidate_is_packed_is_not_its_fault(curate, monkeypatch):
     healthy = curate(output="healthy")
     opened = []

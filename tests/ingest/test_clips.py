@@ -100,7 +100,7 @@ def test_a_linked_folder_is_not_entered_and_a_name_that_is_not_utf8_is_a_row(tmp
         pytest.skip("this file system takes UTF-8 names only")
     tree = Tree(root)
     assert ids(ingest("clips").discover(tree)) == [("a.mp4", None, None), ("\\xff.mp4", None, "E_UNSAFE_PATH")]
-    [(name, (reason, message))] = tree.unplaced()
+    [(name, (reason, message))] = tree.links()
     assert (name, reason) == ("away", Reason.E_UNSAFE_PATH) and "give that folder as an input" in message
 
 

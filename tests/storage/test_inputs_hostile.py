@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.binding import bind
+from pipeline.curate import DONE, main
 from pipeline.plan import discover
 from schemas.recipe import parse_recipe
 from schemas.verdict import CandidateError
@@ -208,6 +209,36 @@ def test_a_linked_archive_is_looked_into_where_it_stays_in_the_input(tmp_path: P
     }
     (tmp_path / "linked.zip").symlink_to(tmp_path / "in/blobs/0123")
     assert verdicts(tmp_path / "linked.zip") == {"good.mp4": "ok"}, "the user named it"
+    recipe = tmp_path / "clips.yaml"
+    recipe.write_text("name: clips\nsources:\n  clips:\n    stages: []\n")
+    assert main([str(recipe), f"--input=clips={tmp_path / 'linked.zip'}", f"--output={tmp_path / 'out'}", "--dry-run", "--quiet"]) == DONE
+
+
+def test_links_with_odd_names_and_loops_are_rows_or_nothing(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "outside"
+    for folder in (inside / "b", outside):
+        folder.mkdir(parents=True)
+        (folder / "good.mp4").write_bytes(DATA)
+    (inside / "loop").symlink_to(".")
+    (inside / "loop.zip").symlink_to("loop.zip")
+    try:
+        (inside / "\udcff.zip").symlink_to("nothing")
+        (inside / "\udcfe").symlink_to(outside)
+        (inside / "\udcfd").symlink_to("b")
+        (inside / "\udcfc.tar").write_bytes(b"no tar")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert verdicts(inside) == {
+        "b/good.mp4": "ok", "loop.zip": "no_footage", "\\xff.zip": "no_footage", "\\xfe": "E_UNSAFE_PATH", "\\xfc.tar": "E_UNSAFE_PATH",
+    }  # fmt: skip
+
+
+def test_a_folder_with_nothing_but_links_is_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/away").symlink_to(tmp_path)
+    (tmp_path / "in/gone.zip").symlink_to("nothing")
+    with pytest.raises(ValueError, match=r"holds no clip.*'away' is a link to a folder outside.*'gone\.zip' is a link to nothing"):
+        verdicts(tmp_path / "in")
 
 
 def test_an_index_and_members_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
