@@ -78,11 +78,11 @@ class Log:
         return [(node, int(pid), name) for node, pid, name in (line.split() for line in text.splitlines())]
 
     def next_on(self, node: str) -> tuple[int, str]:
-        """The process and the candidate that it has just begun with, on that node."""
+        """The process and the candidate that it has just begun with, on that node: the first of a unit of two."""
         seen = len(self.lines())
         while True:
             for where, pid, name in self.lines()[seen:]:
-                if where == node:
+                if where == node and int(name.lstrip("n")) % 2 == 0:
                     return pid, name
             time.sleep(0.02)
 
@@ -106,7 +106,7 @@ def losses(work: Path) -> dict[str, Any]:
         os.kill(pid, signal.SIGTERM)  # as every process does when a machine goes down, the raylet a moment later
         cluster.remove_node(second, allow_graceful=False)
 
-    code = beside(disturb, cluster.address, lambda: run(work, "ray", seconds=0.4))
+    code = beside(disturb, cluster.address, lambda: run(work, "ray", seconds=0.6))
     cluster.shutdown()
     times = Counter(name for _, _, name in log.lines())
     return {"code": code, "interrupted": [times[name] for name in interrupted]}

@@ -93,11 +93,15 @@ def test_starting_workers_leaves_the_global_random_stream_alone(catalog):
 
 def test_every_kind_has_its_shape(catalog):
     shapes = {}
-    for [batch] in take(catalog, 12):
+    for [batch] in itertools.islice(Loader(catalog, SETTINGS), 200):  # which kinds come first depends on the run's ids
+        if batch.kind in shapes:
+            continue
         shapes[batch.kind] = [None if array is None else tuple(array.shape[1:]) for array in (batch.video, batch.c2w, batch.K)]
         assert batch.video.dtype == torch.uint8
         assert batch.size == (32, 40)
         assert all(len(views) == batch.video.shape[1] for views in batch.view_ids)
+        if len(shapes) == 3:
+            break
     assert shapes == {
         "multiview_video": [(2, 3, 5, 32, 40), (2, 5, 4, 4), (2, 5, 3, 3)],
         "multiview_images": [(3, 3, 1, 32, 40), (3, 1, 4, 4), (3, 1, 3, 3)],
