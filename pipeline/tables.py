@@ -91,20 +91,21 @@ class Harvest:
     def take(self, units: Sequence[Unit]) -> Iterator[Kept]:
         """Samples of the units that are certain to be packed: none of a ranked source. Give each unit once, in plan order."""
         for batch in _batched(units, _UNITS_PER_FILE):
-            for unit, (found, asked, meta) in zip(batch, together(self._read, batch, batch[0].output), strict=True):
+            for unit, (found, asked, tar, unread) in zip(batch, together(self._read, batch, batch[0].output), strict=True):
                 self.units += 1
-                self.tars |= {meta["tar"]} if meta["tar"] else set()
-                self.unread |= {found.part} if meta.get("unread") else set()
+                self.tars |= {tar} if tar else set()
+                self.unread |= {found.part} if unread else set()
                 certain = self.offer(unit.source.name, asked)
                 yield from (sample for sample in self.kept.add(found) if certain and sample.sample_id not in self._overruled)
             pa.default_memory_pool().release_unused()  # Arrow keeps what parts have needed
 
-    def _read(self, unit: Unit) -> tuple[KeptOfUnit, list[_Asked], dict[str, Any]]:
-        """What its stages kept, what is to be asked of it, and what it said of itself."""
+    def _read(self, unit: Unit) -> tuple[KeptOfUnit, list[_Asked], str | None, bool]:
+        """What its stages kept, what is to be asked of it, the name of its tar, and whether storage failed for a candidate."""
         source = unit.source.name
         best_by, looks_for_twins = unit.source.spec.best_by, self._printed[source] is not None
         path = unit_part(unit)
         part = open_part(path)
+        meta = meta_of(part)
         asked_by = [*(["scores"] if best_by else []), *(_PRINTED if looks_for_twins else [])]
         with reading(path):
             rows = kept_rows(part, [*_PACKED, *asked_by])
@@ -112,7 +113,7 @@ class Harvest:
             (row["sample_id"], _rank(row["scores"], best_by) if best_by else 0.0, Printed.of(row) if looks_for_twins else None)
             for row in (rows.select(["sample_id", *asked_by]).to_pylist() if asked_by else ())
         ]
-        return KeptOfUnit.of(source, path.name, rows), asked, meta_of(part)
+        return KeptOfUnit.of(source, path.name, rows), asked, meta["tar"], meta.get("unread", False)
 
     def offer(self, source: str, samples: Sequence[_Asked]) -> bool:
         """Take in samples of one source that its stages kept, all of a run in plan order; of a source that neither ranks nor looks for

@@ -20,7 +20,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._top = f"{root}{os.sep}"
-        self.is_inside = lru_cache(_FOLDERS)(self._follow)
+        self._is_sound = lru_cache(_FOLDERS)(self._check)
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """What lies directly below. Raises OSError."""
@@ -52,8 +52,7 @@ class LocalStore:
                 continue
             folder, _, last = name.rpartition("/")
             try:
-                plain = last.isascii() and name[:1] != "/" and printable(folder) == folder and ".." not in PurePosixPath(folder).parts
-                status = os.lstat(self._top + name) if plain and self.is_inside(folder) else None
+                status = os.lstat(self._top + name) if last.isascii() and name[:1] != "/" and self._is_sound(folder) else None
             except (OSError, ValueError):
                 status = None  # _identify says what is wrong with it
             if status is None or not stat.S_ISREG(status.st_mode):
@@ -62,7 +61,11 @@ class LocalStore:
                 found.append(MediaFile(name, status.st_size, status.st_mtime_ns))
         return found
 
-    def _follow(self, folder: str) -> bool:
+    def _check(self, folder: str) -> bool:
+        """Whether the folder lies below the root and is called by a printable name without '..'."""
+        return ".." not in PurePosixPath(folder).parts and printable(folder) == folder and self.is_inside(folder)
+
+    def is_inside(self, folder: str) -> bool:
         """Whether the folder lies below the root, links followed."""
         base = os.path.realpath(self.root)
         return os.path.commonpath([base, os.path.realpath(self._top + folder)]) == base
