@@ -10,6 +10,8 @@ from pipeline.audit import main as audit
 from pipeline.curate import DONE, FAILED, USAGE, main
 from pipeline.location import StorageFailure, locate
 from pipeline.store import atomic_file
+from schemas.verdict import CandidateError, Reason
+from stages.storage import Tree
 from tests.storage.outputs import files, objects, same, uploads
 from tests.storage.servers import BUCKET, Fault
 
@@ -41,6 +43,25 @@ def test_faults_that_pass_leave_no_trace(s3, numbers, impatient, executor):
     assert all(fault.seen > fault.after for fault in s3.faults), [fault for fault in s3.faults if fault.seen <= fault.after]
     same(objects(s3, "out/"), files(local))
     assert not uploads(s3), "what was given up was thrown away"
+
+
+def test_footage_that_was_refused_is_marked_on_the_store_too(s3, numbers, monkeypatch):
+    command, local = numbers
+    read = Tree.read
+
+    def failing(self, file, most):
+        if file.path == "n00003.txt":
+            raise CandidateError(Reason.E_IO, "storage failed")
+        return read(self, file, most)
+
+    with monkeypatch.context() as away:
+        away.setattr(Tree, "read", failing)
+        away.setattr("pipeline.unit._STORAGE_PAUSES_S", ())
+        assert main([*command, f"--output={s3.url}/out", "--executor=inline"]) == DONE
+        marks = [name for name in objects(s3, "out/") if name.endswith(".again")]
+        assert len(marks) == 1 and marks[0].startswith("parts/u000000-")
+    assert main([*command, f"--output={s3.url}/out", "--executor=inline"]) == DONE
+    same(objects(s3, "out/"), files(local))
 
 
 @pytest.mark.parametrize("where", ["manifest/units", "parts/"])
