@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from schemas.camera import MAX_SIDE
 from schemas.recipe import MediaLimits
 from schemas.verdict import CandidateError, Reason
 
@@ -141,6 +142,8 @@ def check_caps(limits: MediaLimits, *, width: int = 0, height: int = 0, frames: 
         if not value <= cap:  # a whole number may be larger than any float
             said = f"{min(value, 10**300):g} {what}" + (f" ({width}x{height})" if what == "pixels" else "")
             raise CandidateError(Reason.E_TOO_BIG, f"{said}; at most {cap:g} are allowed (media.{name} in the recipe)")
+    if max(width, height) > MAX_SIDE:  # as a camera may have
+        raise CandidateError(Reason.E_TOO_BIG, f"{width}x{height} pixels; a side has at most {MAX_SIDE}")
 
 
 def _top_boxes(read_at: _ReadAt, size: int) -> Iterator[tuple[bytes, int, int]]:

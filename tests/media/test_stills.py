@@ -85,6 +85,19 @@ def test_broken_sequences(second: bytes, times: tuple[int, ...] | None, reason: 
     assert caught.value.reason == reason
 
 
+def test_a_side_is_no_longer_than_a_cameras_may_be(tmp_path: Path, media: Media) -> None:
+    """As many pixels as are allowed, in a row."""
+    long = encoded(0, ".png")
+    for width, taken in ((65_536, True), (65_537, False)):
+        ref = sequence(tmp_path, long[:16] + struct.pack(">II", width, 12) + long[24:])
+        if taken:
+            assert media.index(ref).width == width
+            continue
+        with pytest.raises(CandidateError, match="a side has at most 65536") as caught:
+            media.index(ref)
+        assert caught.value.reason == Reason.E_TOO_BIG
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_a_cut_off_picture_is_an_error_not_gray(suffix: str, tmp_path: Path, media: Media) -> None:
     whole = encoded(1, suffix)
