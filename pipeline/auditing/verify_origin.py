@@ -41,6 +41,9 @@ def _check_part(output: Location, unit: str, unit_key: str, payload_keys: dict[s
     except DamagedPart:
         yield where, "is damaged; remove it, then run the same command again"
         return
+    except OSError as error:
+        yield where, f"cannot be read ({error}); run the same command again"
+        return
     payload_keys |= {row["sample_id"]: row["payload_key"] for row in rows if row["payload_key"]}
     if (found := stable_hash(meta["key_parts"])[:16]) != unit_key:
         yield where, f"the unit's key is {unit_key}, but what it was made of has {found}"

@@ -1,6 +1,8 @@
 """What a rerun takes over and what it must not: each of these was once got wrong."""
 
+import errno
 import json
+import os
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.audit import main as audit
 from pipeline.curate import DONE, FAILED, OVER_BUDGET, USAGE, main
 from pipeline.payload import Bytes
 from stages.stage import Child, Findings, Sampler, Scorer, Tier
@@ -234,11 +237,23 @@ def test_a_damaged_table_of_a_part_is_named_and_made_again_without_it(curate, ca
     part = sorted((out.path / "parts").glob("u000001-*.parquet"))[0]
     _damage(part, what)
     capsys.readouterr()
+    assert audit(["verify", str(out.path)]) and f"parts/{part.name}: is damaged; remove it" in capsys.readouterr().out
     assert curate().code == FAILED
     assert f"{part}: is damaged" in (said := capsys.readouterr().err) and "remove it, then run the same command again" in said
     part.unlink()
     again = curate()
     assert again.code == DONE and again.digest == out.digest
+
+
+def test_a_part_that_may_not_be_read_is_a_finding_of_verify(curate, capsys, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    out = curate()
+    monkeypatch.setattr("pipeline.auditing.verify_origin.open_part", refuse)
+    capsys.readouterr()
+    assert audit(["verify", str(out.path)])
+    assert capsys.readouterr().out.count("cannot be read ([Errno 13] Permission denied") == 5
 
 
 @pytest.mark.parametrize("what", ["empty", "footer", "data"])
