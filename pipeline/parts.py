@@ -28,6 +28,9 @@ AGAIN = ".again"  # ends the name of an empty file beside a part that holds E_IO
 _NAME = re.compile(rf"(u\d{{6,}})-([0-9a-f]{{16}})\.parquet({re.escape(AGAIN)})?")
 
 
+_META = b"parallax.unit"
+
+
 class DamagedPart(OutputFailure):
     """A part that no run has written so. It holds nothing that cannot be made again."""
 
@@ -67,7 +70,7 @@ def open_part(path: Location) -> pq.ParquetFile:
     """
     with reading(path):
         part = pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(read_bytes(path)))
-        meta_of(part)
+        _ = part.schema_arrow.metadata[_META]
         return part
 
 
@@ -84,12 +87,13 @@ def reading(path: Location) -> Iterator[None]:
 
 def meta_of(part: pq.ParquetFile) -> dict[str, Any]:
     """What the unit said of itself: key parts, timings, counts, excluded candidates, the name of its tar."""
-    return json.loads(part.schema_arrow.metadata[b"parallax.unit"])
+    return json.loads(part.schema_arrow.metadata[_META])
 
 
 def read_meta(path: Location) -> dict[str, Any]:
     """The same, from the path."""
-    return meta_of(open_part(path))
+    with reading(path):
+        return meta_of(open_part(path))
 
 
 def mark(part: Location) -> None:
@@ -102,7 +106,7 @@ def write_part(output: Location, unit: str, key: str, records: list[dict[str, An
     path = part_path(output, unit, key)
     if meta["unread"]:
         mark(path)
-    metadata = {"parallax.unit": json.dumps(meta, sort_keys=True)}
+    metadata = {_META: json.dumps(meta, sort_keys=True)}
     table = pa.Table.from_pylist(records, schema=PART.with_metadata(metadata))
     write_table(path, table)
 

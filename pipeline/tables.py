@@ -105,10 +105,9 @@ class Harvest:
         best_by, looks_for_twins = unit.source.spec.best_by, self._printed[source] is not None
         path = unit_part(unit)
         part = open_part(path)
-        meta = meta_of(part)
         asked_by = [*(["scores"] if best_by else []), *(_PRINTED if looks_for_twins else [])]
         with reading(path):
-            rows = kept_rows(part, [*_PACKED, *asked_by])
+            meta, rows = meta_of(part), kept_rows(part, [*_PACKED, *asked_by])
         asked = [
             (row["sample_id"], _rank(row["scores"], best_by) if best_by else 0.0, Printed.of(row) if looks_for_twins else None)
             for row in (rows.select(["sample_id", *asked_by]).to_pylist() if asked_by else ())

@@ -104,19 +104,20 @@ def read_members(manifest: Manifest, ids: pa.Array) -> MemberTable:
     vocabulary: dict[str, int] = {}
     for batch in manifest.batches("shards", _MEMBER_COLUMNS):
         flat = pc.list_flatten(batch["members"])
-        for column in ("sample_id", "name", "offset", "size"):
-            if lacking := pc.struct_field(flat, [column]).null_count:
+        columns = {name: pc.struct_field(flat, [name]) for name in ("sample_id", "name", "offset", "size")}
+        for column, values in columns.items():
+            if lacking := values.null_count:
                 raise CatalogError(
                     f"{manifest.location}: in the shards table {lacking} members have no {column}: it is damaged; run pipeline.curate again"
                 )
-        encoded = pc.run_end_encode(pc.struct_field(flat, ["sample_id"]))
+        encoded = pc.run_end_encode(columns["sample_id"])
         runs.append(encoded.values)
         counts.append(np.diff(encoded.run_ends.to_numpy(), prepend=0))
-        name = pc.struct_field(flat, ["name"]).dictionary_encode()
+        name = columns["name"].dictionary_encode()
         known = [vocabulary.setdefault(each, len(vocabulary)) for each in name.dictionary.to_pylist()]
         names.append(np.array(known, np.int32)[name.indices.to_numpy()] if known else np.zeros(0, np.int32))
-        offsets.append(pc.struct_field(flat, ["offset"]).to_numpy())
-        sizes.append(pc.struct_field(flat, ["size"]).to_numpy())
+        offsets.append(columns["offset"].to_numpy())
+        sizes.append(columns["size"].to_numpy())
     all_runs, count = pa.chunked_array(runs, pa.string()), np.concatenate(counts).astype(np.int64)
     at = pc.index_in(ids, all_runs.combine_chunks())
     if at.null_count:
