@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from stages.perception.loaded import loaded
 from stages.stage import Child, Findings, Item, Sampler, Scorer, Tier, limit, placement
 from stages.storage import Tree
 
+if TYPE_CHECKING:
+    import pytest
+
 
 def make_numbers(root: Path, count: int, payload: int = 300) -> Path:
     """`count` candidates whose files differ in content and length."""
@@ -33,6 +37,19 @@ def make_numbers(root: Path, count: int, payload: int = 300) -> Path:
         path.write_bytes(f"{number}\n".encode() + bytes([number % 251]) * (payload + number % 7))
         os.utime(path, ns=(1_700_000_000_000_000_000 + number, 1_700_000_000_000_000_000 + number))
     return root
+
+
+def refuse(patch: "pytest.MonkeyPatch", name: str, pauses: tuple[float, ...] = ()) -> None:
+    """Storage fails for this file, for as long as the patch lasts; so long are the pauses before a unit looks again."""
+    read = Tree.read
+
+    def failing(self: Tree, file: MediaFile, most: int) -> bytes:
+        if file.path == name:
+            raise CandidateError(Reason.E_IO, "storage failed")
+        return read(self, file, most)
+
+    patch.setattr(Tree, "read", failing)
+    patch.setattr("pipeline.unit._STORAGE_PAUSES_S", pauses)
 
 
 class Numbers(Ingest):

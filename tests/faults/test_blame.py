@@ -34,16 +34,8 @@ def test_footage_that_cannot_be_read_for_a_moment_is_looked_at_again(curate, mon
 
 def test_storage_that_stays_away_costs_the_candidate_until_the_same_command_runs_again(curate, monkeypatch, capsys):
     healthy = curate(output="healthy")
-    read = Tree.read
-
-    def failing(self, file, most):
-        if file.path == "n00003.txt":
-            raise CandidateError(Reason.E_IO, "storage failed")
-        return read(self, file, most)
-
     with monkeypatch.context() as away:
-        away.setattr(Tree, "read", failing)
-        away.setattr("pipeline.unit._STORAGE_PAUSES_S", (0.0, 0.0))
+        toy.refuse(away, "n00003.txt", pauses=(0.0, 0.0))
         out = curate()
     assert [row["reasons"] for row in out.rows if row["status"] == "error"] == [["E_IO"]]
     assert "storage failed for 1 samples" in capsys.readouterr().err
@@ -93,15 +85,7 @@ def test_what_is_rejected_and_was_not_stored_as_storage_failed_is_looked_at_agai
 
 
 def test_a_mark_of_a_unit_that_is_made_otherwise_goes(curate, monkeypatch):
-    read = Tree.read
-
-    def failing(self, file, most):
-        if file.path == "n00003.txt":
-            raise CandidateError(Reason.E_IO, "storage failed")
-        return read(self, file, most)
-
-    monkeypatch.setattr(Tree, "read", failing)
-    monkeypatch.setattr("pipeline.unit._STORAGE_PAUSES_S", ())
+    toy.refuse(monkeypatch, "n00003.txt")
     out = curate()
     [mark] = (out.path / "parts").glob("*.again")
     curate(touchy={"max_brightness": 0.01})
@@ -114,16 +98,9 @@ def test_a_mark_of_a_unit_that_is_made_otherwise_goes(curate, monkeypatch):
 
 def test_a_worker_that_was_thought_lost_and_writes_late_loses_nothing(curate, monkeypatch):
     """Its part is that of a moment when storage failed; another's, which was sound, lay there before and its mark is gone."""
-    healthy, read = curate(output="healthy"), Tree.read
-
-    def failing(self, file, most):
-        if file.path == "n00003.txt":
-            raise CandidateError(Reason.E_IO, "storage failed")
-        return read(self, file, most)
-
+    healthy = curate(output="healthy")
     with monkeypatch.context() as away:
-        away.setattr(Tree, "read", failing)
-        away.setattr("pipeline.unit._STORAGE_PAUSES_S", ())
+        toy.refuse(away, "n00003.txt")
         out = curate()
     [mark] = (out.path / "parts").glob("*.again")
     mark.unlink()

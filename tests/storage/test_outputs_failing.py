@@ -10,8 +10,7 @@ from pipeline.audit import main as audit
 from pipeline.curate import DONE, FAILED, USAGE, main
 from pipeline.location import StorageFailure, locate
 from pipeline.store import atomic_file
-from schemas.verdict import CandidateError, Reason
-from stages.storage import Tree
+from tests.engine import toy
 from tests.storage.outputs import files, objects, same, uploads
 from tests.storage.servers import BUCKET, Fault
 
@@ -47,16 +46,8 @@ def test_faults_that_pass_leave_no_trace(s3, numbers, impatient, executor):
 
 def test_footage_that_was_refused_is_marked_on_the_store_too(s3, numbers, monkeypatch):
     command, local = numbers
-    read = Tree.read
-
-    def failing(self, file, most):
-        if file.path == "n00003.txt":
-            raise CandidateError(Reason.E_IO, "storage failed")
-        return read(self, file, most)
-
     with monkeypatch.context() as away:
-        away.setattr(Tree, "read", failing)
-        away.setattr("pipeline.unit._STORAGE_PAUSES_S", ())
+        toy.refuse(away, "n00003.txt")
         assert main([*command, f"--output={s3.url}/out", "--executor=inline"]) == DONE
         marks = [name for name in objects(s3, "out/") if name.endswith(".again")]
         assert len(marks) == 1 and marks[0].startswith("parts/u000000-")
